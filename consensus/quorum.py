@@ -1,0 +1,32 @@
+"""Quorum systems as pure functions of who said yes, or of how far each member has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from consensus.core import NodeId
+
+
+def majority(members: Sequence[NodeId]) -> int:
+    """The size of a majority quorum: any two of them share a member (Raft paper, section 5.1)."""
+    return len(members) // 2 + 1
+
+
+def has_majority(members: Sequence[NodeId], yes: Iterable[NodeId]) -> bool:
+    """Whether distinct members that said yes form a majority. Names outside `members` do not count."""
+    said = set(yes)
+    return sum(member in said for member in members) >= majority(members)
+
+
+def agreed(members: Sequence[NodeId], reached: Mapping[NodeId, int]) -> int:
+    """The highest value that a majority has reached; a member without a value has reached 0."""
+    values = sorted((reached.get(member, 0) for member in members), reverse=True)
+    return values[majority(members) - 1]
+
+
+def holders_of_quorum(members: Mapping[NodeId, str]) -> list[str]:
+    """Domains whose loss leaves no majority: `members` maps each member to its power domain. In order of
+    first appearance."""
+    need = majority(list(members))
+    domains = list(dict.fromkeys(members.values()))
+    return [domain for domain in domains if sum(other != domain for other in members.values()) < need]

@@ -1,0 +1,1 @@
+"""What makes a core a node. Pure, but for `node.io`, the only place with trio, sockets and clocks."""

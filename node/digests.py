@@ -1,0 +1,77 @@
+"""Comparison of state digests between replicas: who has diverged is found within seconds, and who it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from consensus.core import NodeId
+from consensus.quorum import majority
+from node.protocol import DigestReport
+
+KEPT: Final = 16
+"""Marks compared at the same time."""
+
+
+@dataclass(slots=True, frozen=True)
+class Finding:
+    """A replica whose state differs from the majority's at the same index."""
+
+    node: NodeId
+    index: int
+    forked: bool
+    """The histories differ (chain values), not only what was made of them."""
+
+    def __str__(self) -> str:
+        what = "history (chain value)" if self.forked else "state digest"
+        return f"{self.node} differs from the majority in its {what} at index {self.index}"
+
+
+class DigestWatch:
+    """Collects what the members report at each mark of the log."""
+
+    def __init__(self, node: NodeId, members: Sequence[NodeId]) -> None:
+        self.node = node
+        self.members = tuple(members)
+        self.own: DigestReport | None = None
+        """The newest own report."""
+        self.agreed_index = 0
+        """The newest mark at which a majority, this node among it, had the same digest."""
+        self._marks: dict[int, dict[NodeId, tuple[bytes, bytes]]] = {}
+        self._found: dict[tuple[NodeId, int], None] = {}
+
+    def add(self, sender: NodeId, report: DigestReport) -> list[Finding]:
+        """Take in a report (`sender` may be this node); what it shows for the first time."""
+        if sender not in self.members:
+            return []
+        if sender == self.node:
+            self.own = report
+        marks = self._marks
+        if report.index not in marks:
+            if len(marks) >= KEPT:
+                oldest = min(marks)
+                if report.index < oldest:
+                    return []  # somebody catches up: long compared
+                del marks[oldest]
+            marks[report.index] = {}
+        marks[report.index][sender] = (report.digest, report.chain)
+        return self._compare(report.index)
+
+    def _compare(self, index: int) -> list[Finding]:
+        reports = self._marks[index]
+        value, count = Counter(reports.values()).most_common(1)[0]
+        if count < majority(self.members):
+            return []
+        if reports.get(self.node) == value:
+            self.agreed_index = max(self.agreed_index, index)
+        findings = []
+        for member in self.members:
+            got = reports.get(member)
+            if got is not None and got != value and (member, index) not in self._found:
+                self._found[member, index] = None
+                findings.append(Finding(member, index, got[1] != value[1]))
+        while len(self._found) > KEPT * len(self.members):
+            del self._found[next(iter(self._found))]
+        return findings

@@ -1,0 +1,185 @@
+"""Queries waiting for their turn, and the read barriers that they wait for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from consensus.core import NEVER, Refusal, RefusalCode, Token
+from node.protocol import Code, Consistency, Query, QueryRefused
+
+RETRY: Final = 20_000
+"""Microseconds after a refused barrier before the next one is asked for."""
+LONGEST_PATIENCE: Final = 60_000_000
+
+Connection = Any
+"""Whatever the shell uses to name a client's connection; hashable."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A query and who asked it."""
+
+    connection: Connection
+    query: Query
+    until: int
+
+
+@dataclass(slots=True)
+class Barrier:
+    """A read barrier, what waits for it, and the index that it came back with."""
+
+    asked_at: int
+    queries: list[Waiting] = field(default_factory=list)
+    index: int | None = None
+
+
+class QueryDesk:
+    """Decides when a query may be answered; the replica answers the `ready` ones, a bounded number a turn.
+
+    At most one barrier is under way: what arrives meanwhile shares the next. Barriers are also asked for at a regular pace
+    without any query, so that a node knows its age. `fresh_at` is when the newest barrier that this node has caught up
+    with was *asked for*: everything acknowledged before that moment is in the state.
+    """
+
+    def __init__(self, capacity: int, pace: int, fresh: int, first_token: Token) -> None:
+        self.capacity = capacity
+        self.pace = pace
+        self.fresh = fresh
+        self.fresh_at: int | None = None
+        self.ready: deque[Waiting] = deque()
+        self._waiting: list[Waiting] = []
+        self._asked: Barrier | None = None
+        self._token = first_token
+        self._passed: list[Barrier] = []  # came back; the state has yet to reach their index
+        self._next_pace = 0
+        self._not_before = 0
+        self._refusal = Refusal(RefusalCode.NO_QUORUM, "no read barrier has succeeded yet")
+
+    def __len__(self) -> int:
+        asked = len(self._asked.queries) if self._asked else 0
+        return len(self.ready) + len(self._waiting) + asked + sum(len(b.queries) for b in self._passed)
+
+    def age(self, now: int) -> int | None:
+        """Microseconds since this node asked for its last successful barrier."""
+        return None if self.fresh_at is None else now - self.fresh_at
+
+    def tier(self, now: int) -> str:
+        """`fresh` or `stale`."""
+        age = self.age(now)
+        return "fresh" if age is not None and age <= self.fresh else "stale"
+
+    def add(self, connection: Connection, query: Query, now: int) -> QueryRefused | None:
+        """Take a query in, or refuse it."""
+        if len(self) >= self.capacity:
+            reason = f"{self.capacity} queries are waiting already; try again later or elsewhere"
+            return QueryRefused(query.request, Code.BUSY, reason, None)
+        if query.consistency not in (0, 1, 2):
+            reason = f"unknown consistency {query.consistency}; known: any 0, bounded 1, linearizable 2"
+            return QueryRefused(query.request, Code.BAD_QUERY, reason, None)
+        item = Waiting(connection, query, now + min(query.patience, LONGEST_PATIENCE))
+        if query.consistency == Consistency.ANY or (
+            query.consistency == Consistency.BOUNDED and self._young_enough(item, now)
+        ):
+            self.ready.append(item)
+        else:
+            self._waiting.append(item)
+        return None
+
+    def _young_enough(self, item: Waiting, now: int) -> bool:
+        age = self.age(now)
+        return age is not None and age <= item.query.max_age
+
+    def wants_barrier(self, now: int) -> Token | None:
+        """The token of a barrier to ask for now, or None."""
+        if self._asked is not None or now < self._not_before:
+            return None
+        if not self._waiting and now < self._next_pace:
+            return None
+        self._token += 1
+        self._next_pace = now + self.pace
+        self._asked = Barrier(now, self._waiting)
+        self._waiting = []
+        return self._token
+
+    def passed(self, token: Token, index: int) -> None:
+        """A barrier came back."""
+        if self._asked is not None and token == self._token:
+            self._asked.index = index
+            self._passed.append(self._asked)
+            self._asked = None
+
+    def refused(self, token: Token, refusal: Refusal, now: int) -> None:
+        """A barrier was refused: those who wait go on waiting, for as long as their patience lasts."""
+        if self._asked is not None and token == self._token:
+            self._waiting = self._asked.queries + self._waiting
+            self._asked = None
+            self._not_before = now + RETRY
+            self._refusal = refusal
+
+    def caught_up(self, applied_index: int, now: int) -> None:
+        """The state has reached `applied_index`: release whoever waited for that."""
+        while self._passed and (self._passed[0].index or 0) <= applied_index:
+            barrier = self._passed.pop(0)
+            self.fresh_at = barrier.asked_at
+            for item in barrier.queries:
+                if item.query.consistency == Consistency.BOUNDED and not self._young_enough(item, now):
+                    self._waiting.append(item)
+                else:
+                    self.ready.append(item)
+
+    def take(self, now: int) -> Waiting | None:
+        """The next query to answer now, or None. What has grown too old while it stood in line waits once more."""
+        while self.ready:
+            item = self.ready.popleft()
+            if item.query.consistency != Consistency.BOUNDED or self._young_enough(item, now):
+                return item
+            self._waiting.append(item)
+        return None
+
+    def give_up(self, now: int) -> Iterable[tuple[Connection, QueryRefused]]:
+        """Those whose patience has ended, with the reason."""
+        for items in self._queues():
+            late = [item for item in items if item.until <= now]
+            if late:
+                items[:] = [item for item in items if item.until > now]
+            for item in late:
+                yield item.connection, self._late(item.query, now)
+
+    def _queues(self) -> list[list[Waiting]]:
+        asked = [self._asked.queries] if self._asked else []
+        return [self._waiting, *asked, *(barrier.queries for barrier in self._passed)]
+
+    def _late(self, query: Query, now: int) -> QueryRefused:
+        age = self.age(now)
+        if query.consistency == Consistency.BOUNDED and age is not None:
+            reason = f"the state here is {age // 1000} ms old, {query.max_age // 1000} ms were asked for"
+            return QueryRefused(query.request, Code.TOO_OLD, reason, self._refusal.leader)
+        reason = f"no read barrier within {query.patience // 1000} ms: {self._refusal.reason}"
+        return QueryRefused(query.request, Code.NO_QUORUM, reason, self._refusal.leader)
+
+    def refuse_all(self, code: Code, reason: str) -> Iterable[tuple[Connection, QueryRefused]]:
+        """Refuse everything that waits."""
+        ready = list(self.ready)
+        self.ready.clear()
+        for items in [ready, *self._queues()]:
+            for item in items:
+                yield item.connection, QueryRefused(item.query.request, code, reason, None)
+            items.clear()
+
+    def forget(self, gone: Callable[[Connection], bool]) -> None:
+        """Drop the queries of connections that are gone."""
+        for items in self._queues():
+            items[:] = [item for item in items if not gone(item.connection)]
+
+    def deadline(self) -> int:
+        """When something is due here."""
+        due = NEVER
+        if self._asked is None:
+            due = max(self._not_before, 0 if self._waiting else self._next_pace)
+        for items in self._queues():
+            for item in items:
+                due = min(due, item.until)
+        return due

@@ -1,0 +1,127 @@
+"""Everything that the log determines: the machine, the sessions, the chain value.
+
+The chain value of entry i is sha256(chain value of entry i-1 + the encoded entry i); that of index 0 is 32 zero bytes.
+Two nodes that show the same chain value at the same index hold the same history up to there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final
+
+import msgpack
+
+from consensus.core import EntryKind, entry_payload, entry_position
+from node import sessions
+from node.machine import Machine
+from node.protocol import Outcome, Refused, SessionOpened
+from node.sessions import Sessions
+
+GENESIS: Final = bytes(32)
+"""Chain value of index 0."""
+
+VERSION: Final = 1
+CHUNK: Final = 1 << 20
+
+
+class Opened:
+    """A session was opened for (origin, nonce)."""
+
+    __slots__ = ("message", "origin")
+
+    def __init__(self, origin: str, message: SessionOpened) -> None:
+        self.origin = origin
+        self.message = message
+
+
+class DigestDue:
+    """The log asked for a comparison of states at `index`."""
+
+    __slots__ = ("chain", "digest", "index")
+
+    def __init__(self, index: int, digest: bytes, chain: bytes) -> None:
+        self.index = index
+        self.digest = digest
+        self.chain = chain
+
+
+Applied = Outcome | Refused | Opened | DigestDue
+
+
+def extend_chain(chain: bytes, entry: bytes) -> bytes:
+    """The chain value behind an encoded entry."""
+    return sha256(chain + entry).digest()
+
+
+class ReplicatedState:
+    """A machine with sessions and chain, driven by encoded entries in index order."""
+
+    def __init__(self, machine: Machine, max_sessions: int = 4096) -> None:
+        self.machine = machine
+        self.sessions = Sessions(max_sessions)
+        self.applied_index = 0
+        self.applied_term = 0
+        self.chain = GENESIS
+        self.commands_applied = 0
+
+    def apply(self, entry: bytes) -> list[Applied]:
+        """Apply the next entry; what came of it, in order. Raises ValueError for another entry than the next."""
+        index, term, kind = entry_position(entry)
+        if index != self.applied_index + 1:
+            raise ValueError(f"entry {index} cannot follow entry {self.applied_index}")
+        self.chain = chain = extend_chain(self.chain, entry)
+        self.applied_index, self.applied_term = index, term
+        if kind == EntryKind.BLOCK:
+            return self._apply_block(index, chain, entry_payload(entry))
+        if kind == EntryKind.DIGEST:
+            return [DigestDue(index, self.digest(), chain)]
+        return []
+
+    def _apply_block(self, index: int, chain: bytes, payload: bytes) -> list[Applied]:
+        applied: list[Applied] = []
+        place = 0
+        for group in sessions.decode_block(payload):
+            kind = group[0]
+            if kind == sessions.COMMANDS:
+                applied += self.sessions.apply(group, index, place, chain, self._apply_commands)
+                place += len(group[3])
+            elif kind == sessions.OPEN:
+                applied.append(Opened(group[1], self.sessions.open(index, place, chain, group[2])))
+                place += 1
+            elif kind == sessions.EXPIRE:
+                self.sessions.expire(group[1], group[2])
+        return applied
+
+    def _apply_commands(self, commands: Sequence[bytes]) -> list[bytes]:
+        self.commands_applied += len(commands)
+        return self.machine.apply(commands)
+
+    def query(self, query: bytes) -> bytes:
+        """Answer from the state as it is. Raises QueryError."""
+        return self.machine.query(query)
+
+    def digest(self) -> bytes:
+        """32 bytes that name machine and sessions (the chain value names the history)."""
+        return sha256(self.machine.digest() + sha256(self.sessions.dump()).digest()).digest()
+
+    def snapshot(self) -> list[bytes]:
+        """The state as chunks of at most 1 MiB."""
+        table = self.sessions.dump()
+        pieces = [table[start : start + CHUNK] for start in range(0, len(table), CHUNK)]
+        head: bytes = msgpack.packb([VERSION, self.applied_index, self.applied_term, self.chain, len(pieces)])
+        return [head, *pieces, *self.machine.snapshot()]
+
+    def restore(self, chunks: Sequence[bytes]) -> None:
+        """Replace the state by a snapshot's. Raises ValueError."""
+        try:
+            version, index, term, chain, pieces = msgpack.unpackb(chunks[0], raw=False)
+        except Exception as error:
+            raise ValueError(f"no snapshot of a replicated state: {error}") from None
+        if version != VERSION:
+            raise ValueError(f"snapshot of state version {version}; this program reads version {VERSION}")
+        table = Sessions(self.sessions.most)
+        table.load(b"".join(chunks[1 : 1 + pieces]))
+        self.machine.restore(chunks[1 + pieces :])
+        self.sessions = table
+        self.applied_index, self.applied_term, self.chain = index, term, chain

@@ -1,0 +1,89 @@
+"""Snapshots on their way from one replica to another: pulled piece by piece, each checked against the announced root."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from consensus.core import NEVER, NodeId, SnapshotMeta
+from node import snapshot
+from node.disk import Disk, DiskError
+from node.protocol import Chunk, ChunkRequest
+from node.segment import Identity
+
+PATIENCE: Final = 1_000_000
+"""Microseconds without a piece before it is asked for again."""
+
+
+class Transfer:
+    """The receiving side's assembly, and the sending side's open file."""
+
+    def __init__(self, disk: Disk, identity: Identity) -> None:
+        self._disk = disk
+        self._identity = identity
+        self.assembly: snapshot.Assembly | None = None
+        self.source: NodeId | None = None
+        self._ask_again = NEVER
+        self._sending: snapshot.Pieces | None = None
+
+    @property
+    def deadline(self) -> int:
+        """When `timeout` is due."""
+        return self._ask_again
+
+    def fetch(self, source: NodeId, meta: SnapshotMeta, now: int) -> list[tuple[NodeId, ChunkRequest]]:
+        """Begin to fetch, or go on: the leader repeats its offer with every heartbeat."""
+        self.source = source
+        if self.assembly is not None and self.assembly.meta.index >= meta.index:
+            return []
+        self.assembly = snapshot.Assembly(meta, self._identity)
+        return self._ask(now)
+
+    def timeout(self, now: int) -> list[tuple[NodeId, ChunkRequest]]:
+        """Ask again for the piece that did not come."""
+        return self._ask(now) if now >= self._ask_again else []
+
+    def _ask(self, now: int) -> list[tuple[NodeId, ChunkRequest]]:
+        wanted = self.assembly.wanted if self.assembly is not None else None
+        if self.assembly is None or wanted is None or self.source is None:
+            self._ask_again = NEVER
+            return []
+        self._ask_again = now + PATIENCE
+        return [(self.source, ChunkRequest(self.assembly.meta.index, wanted))]
+
+    def receive(self, sender: NodeId, chunk: Chunk, now: int) -> list[tuple[NodeId, ChunkRequest]]:
+        """Take a piece in. Raises SnapshotError if it is not what was announced; the fetch is then given up."""
+        if self.assembly is None or sender != self.source or chunk.index != self.assembly.meta.index:
+            return []
+        if chunk.pieces == 0:
+            self.stop()  # gone over there; the leader will offer a newer one
+            return []
+        try:
+            taken = self.assembly.offer(chunk.piece, chunk.data)
+        except snapshot.SnapshotError:
+            self.stop()
+            raise
+        return self._ask(now) if taken else []
+
+    def complete(self) -> snapshot.Assembly | None:
+        """The snapshot, once every piece is there; it is then this caller's."""
+        assembly = self.assembly
+        if assembly is None or assembly.wanted is not None:
+            return None
+        return assembly
+
+    def stop(self) -> None:
+        """Give up, or be done with, the snapshot that is being fetched."""
+        self.assembly = None
+        self._ask_again = NEVER
+
+    def serve(self, request: ChunkRequest) -> Chunk:
+        """The piece asked for; `pieces` 0 if there is no such snapshot (any more)."""
+        gone = Chunk(request.index, request.piece, 0, b"")
+        try:
+            if self._sending is None or self._sending.meta.index != request.index:
+                self._sending = snapshot.pieces(self._disk, request.index)
+            data = self._sending[request.piece]
+        except (FileNotFoundError, IndexError, snapshot.SnapshotError, DiskError):
+            self._sending = None
+            return gone
+        return Chunk(request.index, request.piece, len(self._sending), data)

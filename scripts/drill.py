@@ -1,0 +1,141 @@
+"""Drills: cut the power of a running cluster's domains while it learns, and check that nothing was lost.
+
+Exit codes: 0 every check holds, 1 a check failed, 2 bad input, 3 the run could not be made, 4 void (nothing bit).
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import click
+from rich.console import Console
+from rich.live import Live as RichLive
+
+from sim import scenario as scenarios
+from sim.check.history import HistoryError
+from sim.check.verdict import exit_code, sentence
+from sim.local.drill import Drill, Live
+from sim.local.judge import judge
+from sim.local.layout import ClusterError
+from sim.local.progress import panel, verdict_table
+from sim.report.html import render
+from sim.workload import movielens
+from sim.workload.stream import DataError, Stream
+from sim.workload.synthetic import synthetic
+
+console = Console(stderr=True)
+
+
+def fail(code: int, text: str, as_json: bool) -> NoReturn:
+    """Say what is wrong, in the form asked for, and exit."""
+    if as_json:
+        click.echo(json.dumps({"error": text}))
+    click.echo(f"drill: {text}", err=True)
+    sys.exit(code)
+
+
+def load_stream(ratings: Path | None, use_synthetic: bool, seed: int) -> Stream:
+    """The interactions to learn from. Raises DataError."""
+    if use_synthetic:
+        return synthetic(seed=seed)
+    return movielens.load(ratings)
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    pass
+
+
+@main.command("list")
+@click.option("--json", "as_json", is_flag=True)
+def list_(as_json: bool) -> None:
+    """The scenarios that ship with the project."""
+    known = {name: scenarios.load(name).title for name in scenarios.names()}
+    click.echo(
+        json.dumps(known) if as_json else "\n".join(f"{name:12} {title}" for name, title in known.items())
+    )
+
+
+@main.command()
+@click.argument("scenario", default="default")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    help="decides who is asked what, and what unsynced bytes become",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="folder for the run (default: runs/<time>-<scenario>-<seed>)",
+)
+@click.option("--ratings", type=click.Path(path_type=Path), help="a ratings file in a MovieLens format")
+@click.option(
+    "--synthetic", "use_synthetic", is_flag=True, help="a seeded synthetic stream instead of MovieLens"
+)
+@click.option("--json", "as_json", is_flag=True, help="print the verdict as JSON on standard output")
+def run(
+    scenario: str,
+    seed: int | None,
+    out: Path | None,
+    ratings: Path | None,
+    use_synthetic: bool,
+    as_json: bool,
+) -> None:
+    """Run SCENARIO (a name from `list`, or a TOML file) and judge it."""
+    seed = secrets.randbits(32) if seed is None else seed
+    try:
+        plan = scenarios.load(scenario)
+        if ratings is not None and use_synthetic:
+            raise scenarios.ScenarioError("--ratings and --synthetic exclude each other")
+        stream = load_stream(ratings, use_synthetic, seed)
+    except (scenarios.ScenarioError, DataError) as error:
+        fail(2, str(error), as_json)
+    if ratings is not None or use_synthetic:
+        # The published figures are MovieLens's.
+        plan = scenarios.without_reference(plan)
+    arguments = ["run", scenario, "--seed", str(seed)]
+    arguments += ["--ratings", str(ratings)] if ratings else []
+    arguments += ["--synthetic"] if use_synthetic else []
+    command = shlex.join(["python", "scripts/drill.py", *arguments])
+    folder = out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{plan.name}-{seed}"
+    if folder.exists() and any(folder.iterdir()):
+        fail(2, f"{folder} is not empty; give another --out", as_json)
+    folder.mkdir(parents=True, exist_ok=True)
+    console.print(f"[bold]{command}[/bold]\n{plan.title}; {stream.report}; everything goes to {folder}")
+    (folder / "scenario.toml").write_text(scenarios.source(scenario), encoding="utf-8")
+    try:
+        with RichLive(console=console, refresh_per_second=4, transient=True) as live:
+            told: list[str] = []
+
+            def watch(state: Live) -> None:
+                for note in state.notes[len(told) :]:
+                    told.append(note)
+                    live.console.print(f"  {state.seconds:6.1f} s  {note}")
+                live.update(panel(state))
+
+            Drill(plan, stream, folder, seed, command, watch).run()
+        with console.status("judging") as status:
+            verdict = judge(folder, plan, stream, status.update)
+    except ClusterError as error:
+        fail(3, str(error), as_json)
+    except KeyboardInterrupt:
+        fail(3, "interrupted; the cluster was taken down", as_json)
+    except HistoryError as error:
+        fail(1, str(error), as_json)
+    report = render(folder)
+    if as_json:
+        click.echo(json.dumps({**verdict, "folder": str(folder), "report": str(report)}))
+    else:
+        console.print(verdict_table(verdict))
+    console.print(f"{sentence(verdict)}\nreport: {report}")
+    sys.exit(exit_code(verdict))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Experiments on the cluster: virtual and real worlds, faults, checks, reports."""

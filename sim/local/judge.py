@@ -1,0 +1,201 @@
+"""From a run's folder to its verdict: every check there is, repeatable any time after the run."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from node.ranking import RankingMachine, RankingSettings, commands
+from node.state import ReplicatedState
+from sim.check.audit import ArchivedLog
+from sim.check.availability import rank_availability, write_outages
+from sim.check.history import Operation, read_history
+from sim.check.replicated import NodeState
+from sim.check.verdict import Check, Cut, Quality, RunFacts, assemble, write_verdict
+from sim.check.whole import check_everything
+from sim.local import layout
+from sim.scenario import Scenario
+from sim.workload.quality import Questions, evaluate, prequential
+from sim.workload.stream import Stream
+
+Pair = tuple[int, int]
+
+REFERENCE: Final = {"hr_at_10": 0.6675, "ndcg_at_10": 0.4076}
+"""Published for this model on MovieLens ml-latest-small, floating point, updated after every interaction."""
+
+Progress = Callable[[str], None]
+
+
+class _Recorder:
+    """Stands where the machine stands, and notes the commands that take effect, in order."""
+
+    def __init__(self) -> None:
+        self.commands: list[bytes] = []
+
+    def check(self, command: bytes) -> str | None:
+        return None
+
+    def apply(self, batch: Sequence[bytes]) -> list[bytes]:
+        self.commands += batch
+        return [b""] * len(batch)
+
+    def query(self, query: bytes) -> bytes:
+        return b""
+
+    def digest(self) -> bytes:
+        return b""
+
+    def snapshot(self) -> list[bytes]:
+        return []
+
+    def restore(self, chunks: Sequence[bytes]) -> None:
+        self.commands = []
+
+
+def effective_commands(log: ArchivedLog) -> list[bytes]:
+    """The commands that took effect, in the order of the log: sessions have taken out the repeats."""
+    recorder = _Recorder()
+    state = ReplicatedState(recorder)
+    for entry in log:
+        state.apply(entry)
+    return recorder.commands
+
+
+def observed_batches(effective: Sequence[bytes]) -> list[list[Pair]]:
+    """The interactions of the OBSERVE commands among them, command by command."""
+    settings = RankingSettings()
+    batches: list[list[Pair]] = []
+    for command in effective:
+        fields = commands.decode(command, settings)
+        if fields[0] == commands.Kind.OBSERVE:
+            batches.append(list(zip(fields[1], fields[2], strict=True)))
+    return batches
+
+
+def measure_quality(
+    log: ArchivedLog, stream: Stream, scenario: Scenario, sent: int
+) -> tuple[Quality, Quality]:
+    """HR@10 and NDCG@10 of what the cluster learned, in the order in which it learned it, beside the same `sent`
+    interactions of the stream in their own order and the same batches."""
+    head = stream.head(sent)
+    questions = Questions(head, last=scenario.evaluate_last)
+    machine = RankingMachine()
+    machine.apply(head.catalogue_commands())
+    with_cuts = prequential(machine, observed_batches(effective_commands(log)), questions)
+    without = evaluate(RankingMachine(), head, questions, batch=scenario.writes.batch)
+    compare = scenario.compare_with_reference
+    return (
+        Quality(with_cuts.hr_at_10, without.hr_at_10, REFERENCE["hr_at_10"] if compare else None),
+        Quality(with_cuts.ndcg_at_10, without.ndcg_at_10, REFERENCE["ndcg_at_10"] if compare else None),
+    )
+
+
+def judge(
+    run: Path, scenario: Scenario, stream: Stream, say: Progress = lambda words: None
+) -> dict[str, Any]:
+    """Check a finished run whose nodes are down; writes and returns the verdict. Raises OSError, HistoryError."""
+    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    cluster = layout.load(run / "cluster")
+    say("reading the history")
+    operations = read_history(run / "history.jsonl")
+    final = {node: (int(index), bytes.fromhex(digest)) for node, (index, digest) in facts["digests"].items()}
+    say(f"checking {len(operations):,} operations against the archived logs of {len(cluster.nodes)} nodes")
+    folders = cluster.data_folders()
+    checked = check_everything(
+        operations,
+        folders,
+        NodeState(RankingMachine()),
+        fresh_limit_us=1_000_000,
+        digests_at=sorted({index for index, _ in final.values()}),
+        members=len(cluster.nodes),
+    )
+    domains = {place.id: place.domain for place in cluster.nodes}
+    cuts = [Cut(**cut) for cut in facts["cuts"]]
+    say("measuring what was learned, with and without cuts")
+    log = ArchivedLog(folders, members=len(cluster.nodes))
+    hr_at_10, ndcg_at_10 = measure_quality(log, stream, scenario, facts["interactions_sent"])
+    load_end = facts["load_end_us"]
+    verdict = assemble(
+        facts=RunFacts(
+            seed=facts["seed"],
+            command=facts["command"],
+            scenario=scenario.name,
+            duration_s=facts["duration_s"],
+            versions=versions(),
+            machine=machine(),
+            begin_us=facts["begin_us"],
+        ),
+        operations=operations,
+        findings=checked.findings,
+        replay=checked.replay,
+        audit=checked.audit,
+        final_digests=final,
+        availability=rank_availability(operations, domains),
+        outages=write_outages(
+            _observes(operations, facts["load_begin_us"]), [cut.at_us for cut in cuts], load_end
+        ),
+        cuts=cuts,
+        hr_at_10=hr_at_10,
+        ndcg_at_10=ndcg_at_10,
+        required=scenario.require,
+        more=_more(facts),
+    )
+    verdict["quality_command"] = facts["command"]
+    write_verdict(verdict, run)
+    return verdict
+
+
+def _observes(operations: Sequence[Operation], begin_us: int) -> list[Operation]:
+    """The open loop's writes, without the catalogue that was loaded before."""
+    return [o for o in operations if o.op == "write" and o.invoke >= begin_us]
+
+
+def _more(facts: dict[str, Any]) -> list[Check]:
+    settled = facts["writes_unsettled"] == 0
+    caught_up = facts["caught_up"]
+    return [
+        Check(
+            "writes_settled",
+            settled,
+            "every update has its outcome"
+            if settled
+            else f"{facts['writes_unsettled']} updates are open still",
+            facts["writes_begun"],
+        ),
+        Check(
+            "all_recovered",
+            caught_up,
+            "every node came back and caught up" if caught_up else f"not caught up: {facts['behind']}",
+            len(facts["digests"]),
+        ),
+        Check(
+            "no_surprise",
+            not facts["surprises"],
+            "no node ended by itself, none was quarantined"
+            if not facts["surprises"]
+            else "; ".join(facts["surprises"]),
+            len(facts["cuts"]) + 1,
+        ),
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Of everything that has a say in the figures."""
+    packages = ("trio", "msgpack", "cryptography", "numpy", "numba")
+    return {"python": sys.version.split()[0], **{name: metadata.version(name) for name in packages}}
+
+
+def machine() -> dict[str, Any]:
+    """The machine that the run was made on."""
+    import os
+
+    return {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+    }

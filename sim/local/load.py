@@ -1,0 +1,205 @@
+"""Load for a run: an open loop of updates and one of rank requests, each operation written into the history.
+
+Open loops: requests are made when their time has come, whether or not earlier ones have been answered. A loop that
+waits for answers would stop asking during an outage and not see it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import trio
+
+from node.io.client import Client
+from node.io.client_pending import Pending
+from node.io.client_types import ClientError, NotDone, OutcomeUnknown, QueryFailed
+from node.protocol import Consistency
+from node.ranking import commands, queries
+from sim.check.history import HistoryWriter, Operation
+from sim.local.relay import now_us
+from sim.scenario import Ranking, Writing
+
+Pair = tuple[int, int]
+
+_NAMES = {Consistency.ANY: "any", Consistency.BOUNDED: "bounded", Consistency.LINEARIZABLE: "linearizable"}
+
+
+class Writer:
+    """Sends the batches of a stream as OBSERVE commands at a steady pace."""
+
+    def __init__(self, client: Client, history: HistoryWriter, plan: Writing) -> None:
+        self._client = client
+        self._history = history
+        self._plan = plan
+        self.begun = 0
+        self.acked = 0
+        self.failed = 0
+        self.interactions = 0
+        """Interactions in the commands begun."""
+        self.last_ack_us = 0
+        self.known_users: list[int] = []
+        """Users with at least one acknowledged update, in the order in which they became known."""
+        self._known: set[int] = set()
+        self._settled = trio.Event()
+
+    @property
+    def open(self) -> int:
+        """Commands begun and not settled."""
+        return self.begun - self.acked - self.failed
+
+    async def catalogue(self, batch: Sequence[bytes]) -> None:
+        """Send commands one behind the other's back, and wait for all: what a shop loads before it opens."""
+        for command in batch:
+            self._begin(command, ())
+        await self.settle(30)
+
+    async def run(self, batches: Sequence[list[Pair]], until_s: float) -> None:
+        """Send the batches, the n-th n / per_s seconds from now; stop after `until_s` seconds."""
+        began = trio.current_time()
+        for number, batch in enumerate(batches):
+            due = number / self._plan.per_s
+            if due > until_s:
+                break
+            await trio.sleep_until(began + due)
+            self._begin(commands.observe(batch), [user for user, _ in batch])
+
+    def _begin(self, command: bytes, users: Sequence[int]) -> None:
+        invoke = now_us()
+        self.begun += 1
+        self.interactions += len(users)
+
+        def settled(pending: Pending) -> None:
+            self._record(pending, invoke, command, users)
+
+        try:
+            self._client.begin(command, deadline_s=self._plan.deadline_s, callback=settled)
+        except NotDone as error:
+            self._write(
+                Operation("write", self._client.name, invoke, now_us(), "refused", error=str(error)), False
+            )
+
+    def _record(self, pending: Pending, invoke: int, command: bytes, users: Sequence[int]) -> None:
+        returned = now_us()
+        operation = Operation(
+            "write",
+            self._client.name,
+            invoke,
+            returned,
+            "ok",
+            session=self._client.writes.session,
+            seq=getattr(pending, "seq", None),
+            command=command,
+            attempts=max(pending.attempts, 1),
+        )
+        try:
+            outcome = pending.outcome()
+        except OutcomeUnknown as error:
+            operation.outcome, operation.returned, operation.error = "unknown", None, str(error)
+        except ClientError as error:
+            operation.outcome, operation.error = "refused", str(error)
+        else:
+            operation.index, operation.place = outcome.index, outcome.place
+            operation.chain, operation.result = outcome.chain, outcome.result
+            self.last_ack_us = returned
+            for user in users:
+                if user not in self._known:
+                    self._known.add(user)
+                    self.known_users.append(user)
+        self._write(operation, operation.outcome == "ok")
+
+    def _write(self, operation: Operation, acked: bool) -> None:
+        self._history.add(operation)
+        if acked:
+            self.acked += 1
+        else:
+            self.failed += 1
+        if not self.open:
+            self._settled.set()
+
+    async def settle(self, seconds: float) -> None:
+        """Wait until every command has its outcome, at most so long."""
+        with trio.move_on_after(seconds):
+            while self.open:
+                self._settled = trio.Event()
+                await self._settled.wait()
+
+
+class Ranker:
+    """Asks for rankings at a steady pace, under the mixture of consistencies of the scenario."""
+
+    def __init__(
+        self,
+        client: Client,
+        history: HistoryWriter,
+        plan: Ranking,
+        rng: random.Random,
+        users: Callable[[], list[int]],
+    ) -> None:
+        self._client = client
+        self._history = history
+        self._plan = plan
+        self._rng = rng
+        self._users = users
+        self.asked = 0
+        self.answered = 0
+        self.failed = 0
+        self.by_tier: dict[str, int] = {}
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Ask until cancelled; each request is a task of `nursery`."""
+        began = trio.current_time()
+        number = 0
+        while True:
+            number += 1
+            await trio.sleep_until(began + number / self._plan.per_s)
+            users = self._users()
+            if users:
+                nursery.start_soon(self._ask, self._rng.choice(users), self._choose())
+
+    def _choose(self) -> Consistency:
+        draw = self._rng.random()
+        if draw < self._plan.any:
+            return Consistency.ANY
+        return Consistency.BOUNDED if draw < self._plan.any + self._plan.bounded else Consistency.LINEARIZABLE
+
+    async def _ask(self, user: int, consistency: Consistency) -> None:
+        plan = self._plan
+        self.asked += 1
+        query = queries.rank(user, plan.k)
+        operation = Operation(
+            "query",
+            self._client.name,
+            now_us(),
+            None,
+            "ok",
+            query=query,
+            consistency=_NAMES[consistency],
+            max_age_us=plan.max_age_ms * 1000 if consistency == Consistency.BOUNDED else None,
+        )
+        try:
+            answer = await self._client.query(
+                query,
+                consistency,
+                max_age_ms=plan.max_age_ms,
+                patience_ms=plan.patience_ms,
+                hedge_ms=plan.hedge_ms,
+                fallback=None if consistency == Consistency.ANY else Consistency.ANY,
+                fallback_after_ms=plan.fallback_after_ms,
+            )
+        except QueryFailed as error:
+            operation.returned, operation.outcome, operation.error = now_us(), "failed", str(error)
+            self.failed += 1
+        else:
+            operation.returned = now_us()
+            operation.index, operation.chain, operation.age_us = answer.index, answer.chain, answer.age_us
+            operation.result, operation.node, operation.hedged = answer.result, answer.node, answer.hedged
+            if answer.consistency != consistency:
+                # Not what was asked for: the history holds what was granted.
+                operation.consistency = _NAMES[answer.consistency]
+                operation.max_age_us = None
+            operation.source = queries.decode_ranking(answer.result).source
+            operation.tier = answer.tier if operation.source == "model" else operation.source
+            self.by_tier[operation.tier] = self.by_tier.get(operation.tier, 0) + 1
+            self.answered += 1
+        self._history.add(operation)

@@ -1,0 +1,1 @@
+"""What a run leaves for people: one self-contained page, and its main picture alone."""

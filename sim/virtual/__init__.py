@@ -1,0 +1,1 @@
+"""The virtual world: time, network, disks and power as plain objects."""

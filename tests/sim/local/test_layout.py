@@ -1,0 +1,185 @@
+"""A cluster's folder."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.io import config
+from sim.local import layout
+from sim.local.layout import HOST, ClusterError
+
+SMALL = {"storage": {"reserve_bytes": 0}}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> layout.Cluster:
+    return layout.create(tmp_path_factory.mktemp("layout") / "c", settings=SMALL)
+
+
+def test_five_nodes_over_three_domains_are_two_two_and_one(made: layout.Cluster) -> None:
+    assert [(place.id, place.domain) for place in made.nodes] == [
+        ("n1", "A"),
+        ("n2", "A"),
+        ("n3", "B"),
+        ("n4", "B"),
+        ("n5", "C"),
+    ]
+    assert made.domains == ("A", "B", "C")
+
+
+@given(st.integers(1, layout.MAX_NODES), st.data())
+def test_domains_are_dealt_in_runs_whose_sizes_differ_by_one_at_most_and_no_port_is_given_twice(
+    nodes: int, data: st.DataObject
+) -> None:
+    domains = data.draw(st.integers(1, nodes))
+    places, links = layout._assign(nodes, domains, 20_000)
+    names = [place.domain for place in places]
+    assert names == sorted(names)
+    sizes = [names.count(name) for name in dict.fromkeys(names)]
+    assert len(sizes) == domains
+    assert max(sizes) - min(sizes) <= 1
+    ports = [
+        port for place in places for port in (place.listen, place.http, place.client_port, place.http_port)
+    ]
+    ports += [port for _, _, port in links]
+    assert sorted(ports) == list(range(20_000, 20_000 + layout._ports_needed(nodes)))
+
+
+def test_every_node_accepts_its_config_and_reaches_every_other_through_its_own_port_of_the_relay(
+    made: layout.Cluster,
+) -> None:
+    relayed = {(link.source, link.target): link for link in made.relay_links()}
+    dialled = []
+    for place in made.nodes:
+        loaded, warnings = config.load(made.node_folder(place.id) / "config.toml")
+        assert not warnings
+        assert (loaded.cluster, loaded.node, loaded.listen.port) == (made.cluster, place.id, place.listen)
+        assert loaded.storage.archive
+        assert loaded.storage.platter == made.node_folder(place.id) / "platter"
+        for peer in loaded.peers:
+            link = relayed[place.id, peer.id]
+            assert (peer.address.port, link.forward) == (link.listen, made.node(peer.id).listen)
+            assert peer.domain == made.node(peer.id).domain
+            dialled.append(peer.address.port)
+    assert len(set(dialled)) == 20
+
+
+def test_a_new_data_folder_holds_the_first_segment_of_its_own_journal(made: layout.Cluster) -> None:
+    from node.io.disk import FileDisk
+    from node.journal import Journal
+    from node.segment import Identity
+
+    for place in made.nodes:
+        disk = FileDisk(made.node_folder(place.id) / "data")
+        try:
+            _, recovered = Journal.open(disk, Identity(made.cluster, place.id))
+        finally:
+            disk.close()
+        assert list(recovered.records) == []
+
+
+def test_load_gives_back_what_create_made(made: layout.Cluster) -> None:
+    assert layout.load(made.folder) == made
+
+
+def test_ports_lie_outside_the_range_of_outgoing_connections(made: layout.Cluster) -> None:
+    low, high = layout._ephemeral()
+    ports = [link.listen for link in made.relay_links()]
+    assert all(not low <= port <= high for port in ports)
+
+
+def test_create_refuses_a_folder_that_is_not_empty_and_leaves_it_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(ClusterError, match="not an empty folder"):
+        layout.create(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_create_refuses_a_folder_with_a_cluster(made: layout.Cluster) -> None:
+    with pytest.raises(ClusterError, match="a cluster already"):
+        layout.create(made.folder)
+
+
+def test_a_setting_that_the_node_refuses_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match=r"timing\.heartbeat_sm"):
+        layout.create(tmp_path / "c", nodes=1, domains=1, settings={**SMALL, "timing": {"heartbeat_sm": 5}})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("nodes", "domains", "machine", "text"),
+    [
+        (0, 1, "ranking", "0 nodes"),
+        (26, 1, "ranking", "1 to 25"),
+        (3, 4, "ranking", "4 domains for 3 nodes"),
+        (3, 0, "ranking", "0 domains"),
+        (3, 3, "toaster", "unknown machine 'toaster'; there are: ranking, kv"),
+    ],
+)
+def test_shapes_that_make_no_sense_are_refused(
+    tmp_path: Path, nodes: int, domains: int, machine: str, text: str
+) -> None:
+    with pytest.raises(ClusterError, match=text):
+        layout.create(tmp_path / "c", nodes, domains, machine)
+
+
+def test_a_taken_port_is_named_together_with_the_way_out_and_moving_keeps_the_data(tmp_path: Path) -> None:
+    made = layout.create(tmp_path / "c", nodes=2, domains=2, settings=SMALL)
+    before = (made.node_folder("n1") / "data").iterdir()
+    names = sorted(path.name for path in before)
+    with socket.create_server((HOST, made.nodes[1].http_port)):
+        with pytest.raises(ClusterError, match=rf"port {made.nodes[1].http_port} is in use.*--base-port"):
+            layout.check_ports(made)
+        moved = layout.move_ports(made.folder)
+        layout.check_ports(moved)
+    assert moved.cluster == made.cluster
+    assert moved.nodes != made.nodes
+    assert sorted(path.name for path in (moved.node_folder("n1") / "data").iterdir()) == names
+    assert config.load(moved.node_folder("n2") / "config.toml")[0].listen.port == moved.nodes[1].listen
+
+
+def test_a_base_port_without_room_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="base port 65530: 40 consecutive ports"):
+        layout.create(tmp_path / "c", base_port=65_530)
+
+
+def test_load_says_what_is_wrong_with_a_folder(tmp_path: Path, made: layout.Cluster) -> None:
+    with pytest.raises(ClusterError, match="no such folder"):
+        layout.load(tmp_path / "nowhere")
+    with pytest.raises(ClusterError, match="not a cluster's folder"):
+        layout.load(tmp_path)
+    text = (made.folder / "cluster.toml").read_text()
+    for old, new, problem in (
+        ("version = 1", "version = 9", "has version 9, this program reads version 1"),
+        ("base_port", "bass_port", "damaged or edited by hand"),
+        ("version = 1", "version = = 1", "cannot be read"),
+    ):
+        (tmp_path / "cluster.toml").write_text(text.replace(old, new))
+        with pytest.raises(ClusterError, match=problem):
+            layout.load(tmp_path)
+
+
+def test_a_domain_that_holds_a_quorum_is_warned_about(tmp_path: Path) -> None:
+    made = layout.create(tmp_path / "c", nodes=3, domains=2, settings=SMALL)
+    assert any("domain A holds a quorum" in warning for warning in layout.warnings(made))
+    shutil.rmtree(made.folder)
+
+
+def test_unknown_nodes_and_domains_are_answered_with_the_known_ones(made: layout.Cluster) -> None:
+    with pytest.raises(ClusterError, match="no domain 'Z'; there are: A, B, C"):
+        made.of_domain("Z")
+    with pytest.raises(ClusterError, match="no node 'n9'; there are: n1, n2, n3, n4, n5"):
+        made.node("n9")
+
+
+def test_keys_and_control_are_not_for_others(made: layout.Cluster) -> None:
+    for path in (made.folder / "ca" / "ca-key.pem", made.node_folder("n1") / "key.pem"):
+        assert path.stat().st_mode & 0o077 == 0
+    assert tomllib.loads((made.folder / "cluster.toml").read_text())["version"] == 1
