@@ -71,6 +71,9 @@ class PowerCut:
     the leader's last."""
     trap: bool = False
     """Let the power fail exactly between a write and its fsync."""
+    after_recovery: bool = True
+    """Wait (up to 20 s) until every node of the domains that have power serves and has caught up, so that this is one outage and
+    not the second half of the last one."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -332,8 +332,14 @@ class RaftCore:
             draw = self._rng.randrange(self.timing.election)
             self._election_deadline = now + self.timing.election + draw
 
+    def _reset_campaign(self, now: int) -> None:
+        """When to try again if this round wins nothing. There is no leader to wait for any more, only rivals to get out of
+        step with, and pre-votes cost nobody anything: so sooner than an election time-out."""
+        if not self._resigned:
+            self._election_deadline = now + self.timing.heartbeat + self._rng.randrange(self.timing.election)
+
     def _start_pre_vote(self, now: int, out: Out) -> None:
-        self._reset_election(now)
+        self._reset_campaign(now)
         if self._stalled(now):
             return  # it could not make a vote durable, let alone an entry
         self.role = PRECANDIDATE
@@ -352,7 +358,7 @@ class RaftCore:
         self.leader = None
         self._votes = {}
         self._persist_hard_state(out, now)
-        self._reset_election(now)
+        self._reset_campaign(now)
         out.changed = True
         for peer in self.peers:  # rule 1: waits, see consensus.core
             out.wait.append((peer, RequestVote(self.term, self.log.last_index, self.log.last_term)))
@@ -410,7 +416,8 @@ class RaftCore:
             and not self._hears_leader(now)
             and self._log_is_current(message.last_index, message.last_term)
         )
-        out.wait.append((sender, PreVoteReply(message.term if granted else self.term, granted)))
+        # Not a promise: nothing rests on it but whether the asker goes on to ask for votes. So it waits for no disk.
+        out.now.append((sender, PreVoteReply(message.term if granted else self.term, granted)))
 
     def _on_pre_vote_reply(self, sender: NodeId, message: PreVoteReply, now: int, out: Out) -> None:
         if not message.granted:

@@ -248,6 +248,7 @@ class Writes:
         for pending in self._open.values():
             if pending.at is channel:
                 pending.at = None
+                pending.unsure = True
                 pending.last_word = f"{channel.node}: {reason}"
         if self._opening_at is channel:
             self._opening_at = None

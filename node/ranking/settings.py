@@ -43,9 +43,9 @@ class RankingSettings:
     """How many of the remembered items the model reads as the user's history; at most `history`."""
     negatives: int = 24
     """Sampled items that stand against each observed one."""
-    rate: int = 9830
+    rate: int = 3277
     """Step of gradient descent for users and items."""
-    history_rate: int = 13107
+    history_rate: int = 3277
     """Step for the items of a history."""
     bias_rate: int = 1600
     """Step for the biases of items."""

@@ -26,6 +26,9 @@ from sim.workload.stream import Stream
 SAMPLE_S: Final = 0.25
 CATCH_UP_S: Final = 30.0
 START_S: Final = 30.0
+RECOVERY_S: Final = 20.0
+CAUGHT_UP: Final = 200
+"""Entries between the first and the last replica that count as caught up."""
 
 
 @dataclass(slots=True)
@@ -174,6 +177,8 @@ class Drill:
 
     async def _cut(self, cluster: Cluster, power: Control, client: Client, plan: PowerCut) -> None:
         await trio.sleep(plan.at_s)
+        if plan.after_recovery:
+            await self._await_recovery(cluster, client)
         domain, leader = await self._choose(cluster, client, plan)
         self._cut_domains.append(domain)
         self.live.dark[domain] = ", ".join(place.id for place in cluster.of_domain(domain))
@@ -200,6 +205,19 @@ class Drill:
         record["restored_at_us"] = restored["restored_at"]
         self.live.dark.pop(domain, None)
         self.live.notes.append(f"restored {domain}")
+
+    async def _await_recovery(self, cluster: Cluster, client: Client) -> None:
+        with trio.move_on_after(RECOVERY_S):
+            while True:
+                applied = []
+                for place in cluster.nodes:
+                    try:
+                        applied.append((await client.status(place.id, timeout_s=0.5))["applied_index"])
+                    except NodeUnavailable:
+                        break
+                if len(applied) == len(cluster.nodes) and max(applied) - min(applied) < CAUGHT_UP:
+                    return
+                await trio.sleep(0.1)
 
     async def _choose(self, cluster: Cluster, client: Client, plan: PowerCut) -> tuple[str, Any]:
         """(domain, place of the leader)."""

@@ -31,7 +31,8 @@ __all__ = ["FATES", "LOST", "PowerLoss", "arm_trap", "cut_power", "trap_state"]
 def cut_power(data: Path, platter: Path, rng: Random, fates: Sequence[str] = FATES) -> PowerLoss:
     """Make the folder `data` what the disk would show after a power cut at the moment its process died.
 
-    The same marks, bytes and `rng` give the same loss. `fates`: what may become of unsynced bytes. Afterwards the marks say that all that is there is durable. Run it
+    The same marks, bytes and `rng` give the same loss. `fates`: what may become of unsynced bytes. Afterwards the marks
+    say that all that is there is durable. Run it
     only when nothing has the folder open. Raises ValueError if the marks make no sense, OSError."""
     loss = PowerLoss(in_trap=trap_state(platter) == "holding")
     state = read_marks(data, platter)

@@ -58,7 +58,7 @@ class CoreWorld:
         self.events: list[tuple[int, int, Callable[[], None]]] = []
         self.counter = 0
         self.cut: set[tuple[str, str]] = set()
-        self.fsync_us = (100, 8000)
+        self.fsync_us = (100, 20_000)
         self.delay_us = (100, 15_000)
         self.elected: list[tuple[int, str]] = []
         self.committed: dict[int, bytes] = {}

@@ -255,6 +255,20 @@ async def test_a_command_lost_by_a_deposed_leader_keeps_its_number(
     assert len(world.log) == 2
 
 
+async def test_a_command_lost_and_then_refused_stays_in_doubt(
+    autojump_clock: MockClock, world: World
+) -> None:
+    def lose_then_refuse(peer: Peer, message: Submit) -> list[Any]:
+        peer.scripts[Submit] = lambda peer, m: [peer.refused(0, m.session, m.seqs, Code.NO_QUORUM, None)]
+        return [peer.refused(0, message.session, message.seqs, Code.LOST, None)]
+
+    async with client_of(world) as client:
+        await client.submit(b"x")
+        world.peers["n1"].scripts[Submit] = lose_then_refuse
+        with pytest.raises(OutcomeUnknown, match="last word: n1: NO_QUORUM"):
+            await client.submit(b"y", deadline_s=1)
+
+
 # ------------------------------------------------------------------------------------------------ refusals
 
 

@@ -131,6 +131,34 @@ async def test_a_body_that_does_not_arrive_is_given_up(autojump_clock: Any) -> N
     assert not node.asked
 
 
+async def test_a_refusal_leaves_while_a_server_with_a_full_queue_still_has_parts_of_the_body(
+    autojump_clock: Any,
+) -> None:
+    parts, queue = trio.open_memory_channel[Any](2)
+    sent: list[dict[str, Any]] = []
+
+    async def feed() -> None:
+        while True:
+            await parts.send({"type": "http.request", "body": b"x" * 1000, "more_body": True})
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+        for _ in range(10):
+            await trio.lowlevel.checkpoint()  # the queue fills up
+        if message["type"] == "http.response.body":
+            await parts.send({"type": "http.disconnect"})  # as hypercorn does when a response is complete
+
+    headers = [(b"transfer-encoding", b"chunked")]
+    scope = {"type": "http", "method": "POST", "path": INFER, "query_string": b"", "headers": headers}
+    app = make_app(FakeNode(), limits=Limits(body_bytes=5000))
+    with parts, queue, trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(feed)
+            await app(scope, queue.receive, send)
+            nursery.cancel_scope.cancel()
+    assert sent[0]["status"] == 413
+
+
 async def _storm(
     app: Any, count: int, body: dict[str, Any], replies: list[Reply], nursery: trio.Nursery
 ) -> None:
