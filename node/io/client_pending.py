@@ -15,11 +15,11 @@ class Pending:
 
     __slots__ = (
         "_event", "at", "attempts", "callback", "chain", "command", "deadline", "done", "error", "index", "last_word",
-        "place", "result", "sent_at", "seq", "unsure",
+        "place", "result", "sent_at", "seq", "session", "unsure",
     )  # fmt: skip
 
     seq: int
-    """Its number, once it has been sent."""
+    """Its number, once it has been sent; not there before."""
     sent_at: float
     index: int
     place: int
@@ -33,6 +33,8 @@ class Pending:
         self.done = False
         self.error: ClientError | None = None
         self.attempts = 0
+        self.session: int | None = None
+        """The session in which `seq` numbers it, once it has been sent."""
         self.at: Channel | None = None
         """Where the last copy went that is not answered yet."""
         self.unsure = False

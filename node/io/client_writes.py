@@ -148,9 +148,11 @@ class Writes:
         if room <= 0:
             return
         batch: list[Pending] = []
+        session = self.session
         for _ in range(room):
             pending = fresh.popleft()
             pending.seq = seq
+            pending.session = session
             open_[seq] = pending
             seq += 1
             batch.append(pending)
@@ -377,6 +379,8 @@ class Writes:
             if pending.unsure or pending.at is not None:
                 pending.fail(SessionLost(f"session {self.session} is gone ({reason}); {pending.last_word}"))
             else:
+                del pending.seq
+                pending.session = None
                 again.append(pending)
         self._fresh.extendleft(reversed(again))
         if not self._open:

@@ -87,7 +87,7 @@ class Writer:
             invoke,
             returned,
             "ok",
-            session=self._client.writes.session,
+            session=pending.session,
             seq=getattr(pending, "seq", None),
             command=command,
             attempts=max(pending.attempts, 1),

@@ -398,8 +398,10 @@ async def test_a_session_that_expired_while_idle_is_replaced_unnoticed(
     async with client_of(world) as client:
         await client.submit(b"x")
         world.sessions[:] = [0]
-        assert (await client.submit(b"y")).result == b"did y"
-        assert client.writes.session != 101
+        pending = client.begin(b"y")
+        assert (await pending.wait()).result == b"did y"
+        assert (pending.session, pending.seq) == (client.writes.session, 1)
+        assert pending.session != 101
     assert [(seq, command) for _, seq, command in world.log] == [(1, b"x"), (1, b"y")]
 
 

@@ -1,0 +1,147 @@
+"""Benchmarks. Each prints the machine, the versions and the settings beside its figures; `--json` for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from sim.bench import apply as apply_bench
+from sim.bench.cluster import BenchError, measure_cluster
+from sim.local.layout import ClusterError
+
+console = Console()
+
+APPLY_COLUMNS = (
+    "batch", "interactions/s", "commands/s", "bytes each", "rank all us", "digest ms", "snapshot ms", "restore ms",
+)  # fmt: skip
+CLUSTER_COLUMNS = (
+    "in flight", "updates/s", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "bytes each", "per entry", "failed",
+)  # fmt: skip
+
+
+def show_environment(environment: dict[str, Any]) -> None:
+    """One line about where this was measured."""
+    console.print(", ".join(f"{name} {value}" for name, value in environment.items()), style="dim")
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    pass
+
+
+@main.command("apply")
+@click.option("--interactions", default=100_000, type=click.IntRange(1000, 10_000_000), show_default=True)
+@click.option(
+    "--batch",
+    "batches",
+    multiple=True,
+    type=click.IntRange(1, 256),
+    help="interactions in a command; repeatable",
+)
+@click.option("--seed", default=1, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def apply_(interactions: int, batches: tuple[int, ...], seed: int, as_json: bool) -> None:
+    """Interactions applied a second by the ranking machine on one core."""
+    result = apply_bench.run(interactions, batches or (1, 4, 16, 64, 256), seed)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    show_environment(result["environment"])
+    table = Table(box=None)
+    columns = (
+        "batch",
+        "interactions/s",
+        "commands/s",
+        "bytes/interaction",
+        "rank all us",
+        "digest ms",
+        "snapshot ms",
+        "restore ms",
+    )
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in result["apply"]:
+        table.add_row(
+            str(row["batch"]), f"{row['interactions_per_second']:,.0f}", f"{row['commands_per_second']:,.0f}",
+            f"{row['bytes_per_interaction']:.1f}", f"{row['rank_all_us']:.0f}", f"{row['digest_ms']:.1f}",
+            f"{row['snapshot_ms']:.1f}", f"{row['restore_ms']:.1f}",
+        )  # fmt: skip
+    console.print(table)
+
+
+@main.command()
+@click.option("--nodes", default=3, type=click.IntRange(1, 7), show_default=True)
+@click.option(
+    "--size",
+    default=256,
+    type=click.IntRange(1, 60_000),
+    show_default=True,
+    help="bytes of an update's value",
+)
+@click.option(
+    "--seconds", default=8.0, type=click.FloatRange(0.5, 120), show_default=True, help="of each load"
+)
+@click.option(
+    "--in-flight",
+    "in_flight",
+    multiple=True,
+    type=click.IntRange(1, 4096),
+    help="repeatable; default 1 and 1000",
+)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, exists=True),
+    help="where the nodes' disks are (default: the temp folder)",
+)
+@click.option("--json", "as_json", is_flag=True)
+def cluster(
+    nodes: int, size: int, seconds: float, in_flight: tuple[int, ...], folder: Path | None, as_json: bool
+) -> None:
+    """Acknowledged updates a second and their latency: real processes, TLS, fsync, one session."""
+    say = Console(stderr=True).print
+    try:
+        result = measure_cluster(
+            nodes=nodes, size=size, seconds=seconds, in_flight=in_flight or (1, 1000), folder=folder, say=say
+        )
+    except (BenchError, ClusterError) as error:
+        click.echo(json.dumps({"error": str(error)}) if as_json else f"bench: {error}", err=not as_json)
+        sys.exit(1)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    show_environment(result["environment"])
+    settings = result["settings"]
+    console.print(
+        f"{settings['nodes']} nodes on loopback, mutual TLS, fsync before every acknowledgement, {settings['sessions']} "
+        f"session, values of {settings['value_bytes']} bytes; applying one costs {result['apply_us_per_update']} us"
+    )
+    table = Table(box=None)
+    for column in (
+        "in flight",
+        "updates/s",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "max ms",
+        "journal bytes/update",
+        "updates/entry",
+        "failed",
+    ):
+        table.add_column(column, justify="right")
+    for load in result["loads"]:
+        table.add_row(
+            str(load["in_flight"]), f"{load['updates_per_s']:,.0f}", f"{load['p50_ms']:.2f}", f"{load['p99_ms']:.2f}",
+            f"{load['p999_ms']:.2f}", f"{load['max_ms']:.1f}", f"{load['journal_bytes_per_update']:.0f}",
+            f"{load['updates'] / max(load['entries'], 1):.1f}", str(load["failed"]),
+        )  # fmt: skip
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

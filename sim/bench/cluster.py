@@ -1,0 +1,269 @@
+"""Throughput and latency of a cluster on this machine: real processes, TLS, fsync, sessions, each update acknowledged.
+
+The nodes talk to each other directly, without the relay of a drill. Updates are `put`s of the key-value machine with a value
+of the given size, really applied on every replica. The client is one process with one session and a closed loop: so
+many updates are in flight, and each acknowledgement lets the next one go. Load goes to loopback and stops by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from node.io import certificates, config
+from node.io.client import Client, open_client
+from node.io.client_pending import Pending
+from node.io.client_types import ClientError, Settings
+from node.io.disk import FileDisk
+from node.journal import Identity, Journal
+from node.kv import KvMachine, put
+from node.state import ReplicatedState
+from sim.bench.apply import environment
+from sim.local.layout import HOST, find_ports
+from sim.local.process import NodeProcess
+
+START_S: Final = 30.0
+KEYS: Final = 10_000
+
+
+class BenchError(Exception):
+    """The benchmark could not be made; the text says why."""
+
+
+@dataclass(slots=True)
+class Load:
+    """What one closed loop showed. Latencies in milliseconds, from handing the update to the client to its acknowledgement."""
+
+    in_flight: int
+    seconds: float
+    updates: int
+    updates_per_s: float
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    max_ms: float
+    failed: int
+    journal_bytes_per_update: float
+    """On the leader's disk, growth of journals and archives divided by updates."""
+    entries: int
+    """Log entries that the updates shared."""
+
+
+def write_cluster(folder: Path, nodes: int, settings: dict[str, dict[str, Any]]) -> tuple[config.Member, ...]:
+    """Make the folders of `nodes` nodes that reach each other directly."""
+    cluster = certificates.new_cluster_id()
+    certificates.create_authority(folder / "ca", cluster)
+    base = find_ports(nodes)
+    names = [f"n{number}" for number in range(1, nodes + 1)]
+    members = [
+        {"id": name, "domain": name.upper(), "address": f"{HOST}:{base + place}"}
+        for place, name in enumerate(names)
+    ]
+    for place, name in enumerate(names):
+        home = folder / name
+        (home / "data").mkdir(parents=True)
+        certificates.issue_node(folder / "ca", home, cluster, name)
+        disk = FileDisk(home / "data")
+        disk.perform(Journal.create_ops(Identity(cluster, name), config.Storage().reserve_bytes))
+        disk.close()
+        values = {
+            "cluster": cluster,
+            "node": name,
+            "listen": f"{HOST}:{base + place}",
+            "data": "data",
+            "machine": "kv",
+            "tls": {"ca": "../ca/ca.pem", "certificate": "cert.pem", "key": "key.pem"},
+            "members": members,
+            **settings,
+        }
+        (home / "config.toml").write_text(config.dump(values), encoding="utf-8")
+    certificates.issue_client(folder / "ca", folder / "client", cluster, "bench")
+    (folder / "cluster").write_text(cluster, encoding="utf-8")
+    return tuple(
+        config.Member(str(m["id"]), str(m["domain"]), config.parse_address(str(m["address"])))
+        for m in members
+    )
+
+
+@contextlib.contextmanager
+def processes(folder: Path, members: tuple[config.Member, ...]) -> Iterator[list[NodeProcess]]:
+    """The nodes' processes for the time of `with`. They die with this process, whatever happens."""
+    running: list[NodeProcess] = []
+    try:
+        for member in members:
+            home = folder / member.id
+            command = [sys.executable, "-m", "node.io", "--config", str(home / "config.toml")]
+            running.append(NodeProcess(command, home / "log.jsonl"))
+        yield running
+    finally:
+        for process in running:
+            process.kill_and_reap()
+
+
+async def closed_loop(
+    client: Client, in_flight: int, seconds: float, warm_up: float, commands: list[bytes]
+) -> tuple[list[float], int, float]:
+    """Keep `in_flight` updates under way. (latencies in ms of those acknowledged behind the warm-up, failures, seconds)."""
+    latencies: list[float] = []
+    failed = 0
+    number = 0
+    clock = time.perf_counter
+    began = clock()
+    measure_from, end = began + warm_up, began + warm_up + seconds
+    done = trio.Event()
+    open_now = 0
+
+    def begin() -> None:
+        nonlocal number, open_now
+        number += 1
+        open_now += 1
+        at = clock()
+
+        def settled(pending: Pending) -> None:
+            nonlocal failed, open_now
+            now = clock()
+            open_now -= 1
+            if pending.error is not None:
+                failed += 1
+            elif measure_from <= now <= end:
+                latencies.append((now - at) * 1000)
+            if now < end:
+                begin()
+            elif not open_now:
+                done.set()
+
+        client.begin(commands[number % len(commands)], callback=settled)
+
+    for _ in range(in_flight):
+        begin()
+    with trio.move_on_after(warm_up + seconds + 30) as patience:
+        await done.wait()
+    if patience.cancelled_caught:
+        raise BenchError(f"{open_now} updates were not answered within 30 s of the end")
+    return latencies, failed, seconds
+
+
+def _disk_bytes(folder: Path) -> int:
+    """Logical bytes of the journals: their files without the zeros reserved behind."""
+    total = 0
+    for path in folder.iterdir():
+        if path.suffix == ".seg":
+            with contextlib.suppress(FileNotFoundError):
+                total += len(path.read_bytes().rstrip(b"\0"))
+    return total
+
+
+async def _measure(
+    folder: Path,
+    members: tuple[config.Member, ...],
+    loops: list[int],
+    size: int,
+    seconds: float,
+    say: Callable[[str], None],
+) -> list[Load]:
+    tls = config.TlsFiles(folder / "ca/ca.pem", folder / "client/cert.pem", folder / "client/key.pem")
+    cluster = (folder / "cluster").read_text(encoding="utf-8")
+    value = os.urandom(size)
+    commands = [put(b"key-%010d" % number, value) for number in range(KEYS)]
+    loads = []
+    async with open_client(
+        members, tls, cluster=cluster, name="bench", settings=Settings(window=8192)
+    ) as client:
+        await client.wait_connected(leader=True, timeout_s=START_S)
+        for in_flight in loops:
+            say(f"{in_flight} in flight for {seconds:g} s")
+            leader = client.leader or members[0].id
+            before, entries = (
+                _disk_bytes(folder / leader / "data"),
+                (await client.status(leader))["commit_index"],
+            )
+            updates_before = (await client.status(leader))["commands_applied"]
+            latencies, failed, took = await closed_loop(
+                client, in_flight, seconds, min(2.0, seconds / 3), commands
+            )
+            if not latencies:
+                raise BenchError("no update was acknowledged")
+            status = await client.status(leader)
+            applied = max(status["commands_applied"] - updates_before, 1)
+            latencies.sort()
+
+            def at(share: float, values: list[float] = latencies) -> float:
+                return round(values[min(len(values) - 1, int(share * len(values)))], 3)
+
+            loads.append(
+                Load(
+                    in_flight,
+                    took,
+                    len(latencies),
+                    round(len(latencies) / took, 1),
+                    at(0.5),
+                    at(0.99),
+                    at(0.999),
+                    round(latencies[-1], 3),
+                    failed,
+                    round((_disk_bytes(folder / leader / "data") - before) / applied, 1),
+                    status["commit_index"] - entries,
+                )
+            )
+    return loads
+
+
+def apply_cost_us(size: int, count: int = 50_000) -> float:
+    """Microseconds that one update of this size costs the machine, sessions and chain aside, on one core."""
+    state = ReplicatedState(KvMachine())
+    commands = [put(b"key-%010d" % (number % KEYS), bytes(size)) for number in range(count)]
+    times = []
+    for start in range(0, count, 1000):
+        began = time.perf_counter()
+        state.machine.apply(commands[start : start + 1000])
+        times.append((time.perf_counter() - began) * 1e6 / 1000)
+    return round(statistics.median(times), 3)
+
+
+def measure_cluster(
+    *,
+    nodes: int = 3,
+    size: int = 256,
+    seconds: float = 8.0,
+    in_flight: tuple[int, ...] = (1, 1000),
+    folder: Path | None = None,
+    say: Callable[[str], None] = lambda words: None,
+) -> dict[str, Any]:
+    """Start a cluster, put it under load, take it down. Raises BenchError, ClusterError."""
+    home = Path(tempfile.mkdtemp(prefix="ridethrough-bench-", dir=folder))
+    # Archives keep every byte written, so that bytes can be counted; no snapshot falls into the measurement otherwise.
+    settings: dict[str, dict[str, Any]] = {"storage": {"archive": True}, "log": {"level": "warning"}}
+    try:
+        members = write_cluster(home, nodes, settings)
+        with processes(home, members) as running:
+            say(f"starting {nodes} nodes")
+            try:
+                loads = trio.run(_measure, home, members, list(in_flight), size, seconds, say)
+            except ClientError as error:
+                words = "; ".join(
+                    f"{member.id}: {' '.join(p.tail())}" for member, p in zip(members, running, strict=True)
+                )
+                raise BenchError(f"{error}. The nodes' last words: {words}") from None
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    return {
+        "environment": {**environment(), "cores": os.cpu_count(), "trio": metadata.version("trio"),
+                        "load": [round(load, 2) for load in os.getloadavg()], "node": platform.node() and "loopback"},
+        "settings": {"nodes": nodes, "value_bytes": size, "durable": True, "tls": True, "sessions": 1,
+                     "machine": "kv", "timing": asdict(config.Timing()), "storage": "archive on, no power marks"},
+        "apply_us_per_update": apply_cost_us(size),
+        "loads": [asdict(load) for load in loads],
+    }  # fmt: skip
