@@ -308,6 +308,8 @@ class Node:
             reason = await self._converse(frames)
         except framing.FrameError as error:
             reason = f"bad frame: {error}"
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            reason = ""  # the other side is gone, which is its business and nobody else's
         finally:
             with trio.CancelScope(shield=True):
                 if reason:
