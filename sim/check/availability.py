@@ -16,6 +16,9 @@ RANK_LIMIT_US: Final = 500_000
 """A rank request with no answer from a node's model within this time has failed."""
 
 
+NEXT_CUTS_US: Final = 50_000
+"""A gap shorter than this when the next cut comes is counted to that cut alone."""
+
 @dataclass(slots=True)
 class Outage:
     """What a cut did to writes."""
@@ -47,7 +50,7 @@ def write_outages(
 
     Acknowledgements are ordered by `returned`. Counted to a cut are the gaps that overlap [cut, next cut), the last one
     [cut, end of load]; the part of a gap before the cut is not counted, the part behind the next cut is (a gap that
-    spans two cuts counts to both, from each of them on). A restore is no new beginning: what it disturbs belongs to its
+    spans two cuts counts to both, from each of them on), unless it had lasted less than `NEXT_CUTS_US` by then. A restore is no new beginning: what it disturbs belongs to its
     outage. The load ends at `end_us`, by default with the last write invoked. With no acknowledgement after the cut the
     gap lasts until the load ends. Raises ValueError if cuts are not in order.
     """
@@ -65,8 +68,10 @@ def write_outages(
         for ack in acks[bisect_right(acks, cut) :]:
             if begin >= until:
                 break
-            if ack - begin > best[0]:
-                best = (ack - begin, begin, ack)
+            # A pause that had hardly begun when the power went out again is the next cut's.
+            end_here = until if ack > until and until - begin < NEXT_CUTS_US else ack
+            if end_here - begin > best[0]:
+                best = (end_here - begin, begin, end_here)
             begin = ack
         # Whatever was still open when the load ended: a silence, too.
         if begin < until and end - begin > best[0]:

@@ -36,6 +36,7 @@ STOP_SECONDS: Final = 5.0
 TRAP_SECONDS: Final = 0.3
 READY_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.01
+_ELECTION_SECONDS: Final = 0.5
 _TRAP_POLL_SECONDS: Final = 0.001
 _BACKLOG: Final = 4096
 """Events that a watcher may lag behind before it is cut off."""
@@ -265,6 +266,8 @@ class Supervisor:
             for node in running:
                 await node.gone.wait()
             dead_at = now_us()
+            # The survivors elect a leader now, over this process's links: no heavy work in it until they have.
+            await trio.sleep(_ELECTION_SECONDS)
             # Asked of the dead: one that walked into the trap in the last moment counts as well.
             held = self._held(running) if trap else []
             losses: dict[str, Any] = {}
