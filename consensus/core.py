@@ -222,7 +222,8 @@ class Core(Protocol):
         """The machine has applied `index` and its state digest there is `digest` (checkpoints)."""
 
     def snapshot_taken(self, meta: SnapshotMeta, now: int, out: Out) -> None:
-        """A local snapshot is durable: entries it covers may be forgotten."""
+        """A local snapshot is durable: entries it covers may be forgotten. This one and the one before can be fetched
+        by peers until the next is taken; older ones cannot."""
 
     def snapshot_installed(self, meta: SnapshotMeta, now: int, out: Out) -> None:
         """The snapshot asked for in `Out.install` is durable and restored."""

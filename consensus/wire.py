@@ -38,10 +38,6 @@ def _int(value: Any) -> bool:
     return type(value) is int and 0 <= value <= MAX_INT
 
 
-def _signed(value: Any) -> bool:
-    return type(value) is int
-
-
 def _is(kind: type) -> Callable[[Any], bool]:
     return lambda value: type(value) is kind
 
@@ -87,6 +83,15 @@ def register(kind: int) -> Callable[[type[T]], type[T]]:
     return enter
 
 
+def _show(value: Any) -> str:
+    """A value for an error message. Never the `repr` of what a stranger built: that may be deep or long."""
+    if type(value) in (str, bytes):
+        return f"{value[:40]!r}"
+    if type(value) in (int, float, bool, type(None)):
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
 _packer = msgpack.Packer(use_bin_type=True, autoreset=True)
 
 
@@ -111,13 +116,13 @@ def decode(body: bytes) -> Any:
         raise WireError("not a message: expected an array [kind, *fields]")
     entry = _by_kind.get(value[0]) if type(value[0]) is int else None
     if entry is None:
-        raise WireError(f"unknown message kind {value[0]!r:.40}")
+        raise WireError(f"unknown message kind {_show(value[0])}")
     cls, checks, names = entry
     if len(value) != len(checks) + 1:
         raise WireError(f"{cls.__name__} has {len(checks)} fields, got {len(value) - 1}")
     for position, check in enumerate(checks, 1):
         if not check(value[position]):
-            raise WireError(f"{cls.__name__}.{names[position - 1]}: bad value {value[position]!r:.60}")
+            raise WireError(f"{cls.__name__}.{names[position - 1]}: bad value {_show(value[position])}")
     return cls(*value[1:])
 
 

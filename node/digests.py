@@ -17,15 +17,18 @@ KEPT: Final = 16
 
 @dataclass(slots=True, frozen=True)
 class Finding:
-    """A replica whose state differs from the majority's at the same index."""
+    """A replica whose state differs from the majority's at the same index; or, where `node` is None, that replicas differ and
+    no majority says which of them is right."""
 
-    node: NodeId
+    node: NodeId | None
     index: int
     forked: bool
     """The histories differ (chain values), not only what was made of them."""
 
     def __str__(self) -> str:
         what = "history (chain value)" if self.forked else "state digest"
+        if self.node is None:
+            return f"the replicas differ in their {what} at index {self.index}, and no majority agrees"
         return f"{self.node} differs from the majority in its {what} at index {self.index}"
 
 
@@ -40,7 +43,7 @@ class DigestWatch:
         self.agreed_index = 0
         """The newest mark at which a majority, this node among it, had the same digest."""
         self._marks: dict[int, dict[NodeId, tuple[bytes, bytes]]] = {}
-        self._found: dict[tuple[NodeId, int], None] = {}
+        self._found: dict[tuple[NodeId | None, int], None] = {}
 
     def add(self, sender: NodeId, report: DigestReport) -> list[Finding]:
         """Take in a report (`sender` may be this node); what it shows for the first time."""
@@ -63,15 +66,23 @@ class DigestWatch:
         reports = self._marks[index]
         value, count = Counter(reports.values()).most_common(1)[0]
         if count < majority(self.members):
-            return []
+            # Who it is, a report that is still to come may tell; that it is somebody, is known already.
+            forked = len({chain for _, chain in reports.values()}) > 1
+            return self._new([Finding(None, index, forked)] if count < len(reports) else [])
         if reports.get(self.node) == value:
             self.agreed_index = max(self.agreed_index, index)
-        findings = []
-        for member in self.members:
-            got = reports.get(member)
-            if got is not None and got != value and (member, index) not in self._found:
-                self._found[member, index] = None
-                findings.append(Finding(member, index, got[1] != value[1]))
-        while len(self._found) > KEPT * len(self.members):
+        return self._new(
+            [
+                Finding(member, index, got[1] != value[1])
+                for member in self.members
+                if (got := reports.get(member)) is not None and got != value
+            ]
+        )
+
+    def _new(self, findings: list[Finding]) -> list[Finding]:
+        """Those that were not found before."""
+        new = [finding for finding in findings if (finding.node, finding.index) not in self._found]
+        self._found.update(((finding.node, finding.index), None) for finding in new)
+        while len(self._found) > KEPT * (len(self.members) + 1):
             del self._found[next(iter(self._found))]
-        return findings
+        return new

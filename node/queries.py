@@ -171,6 +171,7 @@ class QueryDesk:
 
     def forget(self, gone: Callable[[Connection], bool]) -> None:
         """Drop the queries of connections that are gone."""
+        self.ready = deque(item for item in self.ready if not gone(item.connection))
         for items in self._queues():
             items[:] = [item for item in items if not gone(item.connection)]
 

@@ -4,31 +4,22 @@ The shell hands in whatever has arrived (`receive_peer`, `receive_client`, `job_
 and carries out the `Effects`: it sends what may be sent, performs the disk jobs lane by lane in order, and reports each as
 done. Everything that arrived together is proposed, written and synced together: group commit without a timer.
 
-The gate of the ordering rules (consensus.core, 1 to 4) stands here: a message in `Out.wait` becomes an effect only after
-the jobs that carry all records before it are done.
+The parts: `node.gate` (journal and the ordering rules), `node.compaction` (snapshots), `node.writes` and `node.queries` (what
+clients wait for), `node.digests` (who has diverged), `node.state` (what the log determines). This file joins them.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from consensus.core import (
-    NEVER,
-    Core,
-    CoreView,
-    EntryKind,
-    NodeId,
-    Out,
-    RefusalCode,
-    SnapshotMeta,
-    entry_position,
-)
-from node import sessions, snapshot
+from consensus.core import Core, CoreView, EntryKind, NodeId, Out, RefusalCode, SnapshotMeta
+from node.compaction import Compaction
 from node.digests import DigestWatch
-from node.disk import JOURNAL, SNAPSHOT, Disk, Job
+from node.disk import SNAPSHOT, Disk
+from node.effects import Connection, Effects
+from node.gate import Gate
 from node.journal import Journal, Recovered
 from node.machine import QueryError
 from node.protocol import (
@@ -50,22 +41,23 @@ from node.protocol import (
 from node.queries import QueryDesk
 from node.segment import Identity
 from node.state import DigestDue, Opened, ReplicatedState
-from node.transfer import Transfer
+from node.writes import IdleWatch, WriteDesk
 
-Connection = Hashable
+__all__ = ["Connection", "Effects", "Replica", "Settings"]
 
 QUERIES_A_TURN: Final = 16
 """Queries answered in one turn: a storm of them must not keep heartbeats waiting."""
 APPLY_BYTES_A_TURN: Final = 256 << 10
 """Bytes of committed entries applied in one turn, for the same reason; at least one entry."""
-BLOCK_BYTES: Final = 512 << 10
-"""A block is closed when it has grown to this."""
 
 _CODES: Final = {
     RefusalCode.NOT_LEADER: Code.NOT_LEADER,
     RefusalCode.NO_QUORUM: Code.NO_QUORUM,
     RefusalCode.BUSY: Code.BUSY,
 }
+_LIVES: Final = 32
+"""Bits for what one life of a node numbers: barrier tokens and nonces of an earlier life, which may still be on their way or in
+the log, must never be taken for one of this life's."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -86,24 +78,9 @@ class Settings:
     """Journal bytes after which a snapshot is taken."""
 
 
-class Effects:
-    """What a turn asks of the shell. `jobs` of one lane are performed in order. Messages to one peer leave in order;
-    those in `bulk` over a connection of their own. `again`: there is more to do at once, without waiting for anything."""
-
-    __slots__ = ("again", "bulk", "clients", "events", "jobs", "peers")
-
-    def __init__(self) -> None:
-        self.peers: list[tuple[NodeId, Any]] = []
-        self.bulk: list[tuple[NodeId, Any]] = []
-        self.clients: list[tuple[Connection, Any]] = []
-        self.jobs: list[Job] = []
-        self.events: list[tuple[str, dict[str, Any]]] = []
-        """(name, fields): what an operator wants to read in the log."""
-        self.again = False
-
-
 class Replica:
-    """One member. `recovered` and `snapshot_chunks` are what its disk gave back; `disk` is used to read snapshot pieces only."""
+    """One member. `recovered` and `newest` (a snapshot's meta and chunks) are what its disk gave back; `disk` is used to look at
+    snapshot files only."""
 
     def __init__(
         self,
@@ -119,52 +96,31 @@ class Replica:
     ) -> None:
         """Raises ValueError if journal and snapshot do not fit together."""
         self.node = node
-        self.identity = identity
         self.core = core
-        self.journal = journal
         self.state = state
         self.settings = settings or Settings()
         self.quarantined = ""
         """Why this replica does not serve; empty while it does."""
         self.stopping = False
-        self._disk = disk
         self._out = Out()
         self._effects = Effects()
-        # Barrier tokens and nonces of an earlier life must never be taken for one of this life's.
-        first = recovered.incarnation << 24
-        self.desk = QueryDesk(
-            self.settings.queries_in_queue, self.settings.barrier, self.settings.fresh, first
-        )
-        self._nonce = first
 
         if newest is not None:
             state.restore(newest[1])
         core.recover(recovered.records, newest[0] if newest else None)
-        self._snapshot_index = state.applied_index
-        self._queued_index = state.applied_index
         self.view: CoreView = core.observe()
 
+        first = recovered.incarnation << _LIVES
+        limits = self.settings
+        self.desk = QueryDesk(limits.queries_in_queue, limits.barrier, limits.fresh, first)
+        self.writes = WriteDesk(node, state.machine.check, limits.max_command_bytes, first)
         self.digests = DigestWatch(node, self.view.members)
-        self._transfer = Transfer(disk, identity)
+        self._gate = Gate(journal)
+        self._compaction = Compaction(identity, disk, state.applied_index)
+        self._idle = IdleWatch(limits.session_ttl)
         self._to_apply: deque[bytes] = deque()
-        self._gate: deque[tuple[int, NodeId, Any]] = deque()
-        self._durable_ticket = 0
-        self._written_ticket = 0
-        self._next_job = 0
-        self._journal_jobs: deque[tuple[int, int, int]] = deque()  # (job, ticket, mark)
-        self._snapshot_job: tuple[int, SnapshotMeta, list[bytes] | None] | None = None
-        self._rotate = False
-
-        self._groups: list[sessions.Group] = []
-        self._senders: list[
-            tuple[Connection, int, int, list[int]]
-        ] = []  # parallel: (who, request, session, seqs)
-        self._group_bytes = 0
-        self._reply_to: dict[int, Connection] = {}  # session -> the connection that last used it here
-        self._opening: dict[int, tuple[Connection, int]] = {}  # nonce -> (who, request)
+        self._queued_index = state.applied_index  # of the newest entry that the core has handed out
         self._clients: dict[Connection, None] = {}
-        self._seen: dict[int, tuple[int, int]] = {}  # session -> (last index, when this leader saw that)
-        self._sweep_at = NEVER
         self._digest_at = 0
         self._digest_from = -1  # applied index behind the newest digest mark
         self._started_at = 0
@@ -181,12 +137,12 @@ class Replica:
         """A message from another member. Raises SnapshotError for a piece that is not what was announced."""
         kind = type(message)
         if kind is DigestReport:
-            self._compare(sender, message)
+            self._compare(sender, message, now)
         elif kind is ChunkRequest:
-            self._effects.bulk.append((sender, self._transfer.serve(message)))
+            self._serve(sender, message)
         elif kind is Chunk:
-            self._effects.bulk += self._transfer.receive(sender, message, now)
-            self._install(now)
+            self._compaction.receive(sender, message, now, self._effects)
+            self._compaction.install(self._queued_index, self._effects)
         else:
             self.core.receive(sender, message, now, self._out)
             self._take(now)
@@ -199,46 +155,38 @@ class Replica:
     def client_gone(self, connection: Connection) -> None:
         """A client's connection has ended. What it asked for still happens; nobody is told."""
         self._clients.pop(connection, None)
-        for session in [name for name, who in self._reply_to.items() if who == connection]:
-            del self._reply_to[session]
-        for nonce in [nonce for nonce, (who, _) in self._opening.items() if who == connection]:
-            del self._opening[nonce]
+        effects = self._effects
+        effects.clients = [reply for reply in effects.clients if reply[0] != connection]
+        self.writes.forget(connection)
         self.desk.forget(lambda who: who == connection)
 
     def receive_client(self, connection: Connection, message: Any, now: int) -> None:
-        """A request from a client that has been announced with `client_connected`."""
+        """A request from a client. Who has been announced with `client_connected` is also told who leads."""
         kind = type(message)
         if kind is Submit:
-            self._submit(connection, message)
+            refusal = self._cannot_serve()
+            if refusal is None:
+                self._effects.clients += self.writes.submit(connection, message)
+            else:
+                self._refuse(connection, 0, message.session, message.seqs, *refusal)
         elif kind is Query:
             self._query(connection, message, now)
         elif kind is OpenSession:
-            if self._cannot_write():
-                self._refuse_write(connection, message.request, 0, [], *self._cannot_write())
-                return
-            self._nonce += 1
-            self._opening[self._nonce] = (connection, message.request)
-            self._add_group(
-                sessions.open_group(self.node, self._nonce), 64, (connection, message.request, 0, [])
-            )
+            refusal = self._cannot_serve()
+            if refusal is None:
+                self.writes.open(connection, message)
+            else:
+                self._refuse(connection, message.request, 0, [], *refusal)
         elif kind is StatusRequest:
             self._effects.clients.append((connection, Status(message.request, self.status(now))))
 
     def job_done(self, lane: int, number: int, now: int) -> None:
         """A disk job is done, and with it every earlier one of its lane (and of no other)."""
         if lane == SNAPSHOT:
-            if self._snapshot_job is not None and self._snapshot_job[0] == number:
-                self._snapshot_durable(now)
+            self._snapshot_done(number, now)
             return
-        ticket = 0
-        while self._journal_jobs and self._journal_jobs[0][0] <= number:
-            _, ticket, mark = self._journal_jobs.popleft()
-            self.journal.mark_synced(mark)
-        if ticket > self._durable_ticket:
-            self._durable_ticket = ticket
-            while self._gate and self._gate[0][0] <= ticket:
-                _, dest, message = self._gate.popleft()
-                self._effects.peers.append((dest, message))
+        ticket = self._gate.done(number, self._effects)
+        if ticket:
             self.core.persisted(ticket, now, self._out)
             self._take(now)
 
@@ -247,15 +195,16 @@ class Replica:
         self.stopping = True
         self.core.resign(now, self._out)
         self._take(now)
-        self._refuse_groups(Code.STOPPING, f"{self.node} is leaving")
-        self._effects.clients += self.desk.refuse_all(Code.STOPPING, f"{self.node} is leaving")
+        self._refuse_waiting(Code.STOPPING, f"{self.node} is leaving")
 
     # ------------------------------------------------------------------------------------------------- turn
 
     @property
     def deadline(self) -> int:
         """When the next turn is due even if nothing arrives."""
-        due = min(self.core.deadline, self.desk.deadline(), self._transfer.deadline, self._sweep_at)
+        due = min(self.core.deadline, self._compaction.deadline, self._idle.deadline)
+        if not self.stopping:
+            due = min(due, self.desk.deadline())
         if self._may_mark():
             due = min(due, self._digest_at)
         return due
@@ -265,13 +214,16 @@ class Replica:
         if now >= self.core.deadline:
             self.core.timeout(now, self._out)
             self._take(now)
-        self._effects.bulk += self._transfer.timeout(now)
-        if now >= self._sweep_at:
-            self._sweep_sessions(now)
+        self._compaction.timeout(now, self._effects)
+        if now >= self._idle.deadline:
+            for session, last_index in self._idle.sweep(self.state.sessions.last_used(), now):
+                self.writes.expire(session, last_index)
         if now >= self._digest_at and self._may_mark():
             self._digest_at = now + self.settings.digest
-            self._propose([(EntryKind.DIGEST, b"")], now)
-        self._propose_groups(now)
+            # If that is refused, another time will do.
+            self.core.propose([(EntryKind.DIGEST, b"")], now, self._out)
+            self._take(now)
+        self._propose(now)
         if not self.stopping:
             token = self.desk.wants_barrier(now)
             if token is not None:
@@ -279,7 +231,7 @@ class Replica:
                 self._take(now)
         self._apply(now)
         self._answer_queries(now)
-        self._write(now)
+        self._write()
         effects, self._effects = self._effects, Effects()
         effects.again = bool(self._to_apply or self.desk.ready)
         return effects
@@ -287,7 +239,7 @@ class Replica:
     @property
     def busy(self) -> bool:
         """Whether disk jobs are open."""
-        return bool(self._journal_jobs) or self._snapshot_job is not None
+        return self._gate.busy or self._compaction.busy
 
     # ------------------------------------------------------------------------------------------- from the core
 
@@ -300,10 +252,7 @@ class Replica:
             out.now.clear()
         if out.wait:
             # Rule 2: behind everything that is still to be made durable; with nothing outstanding, at once.
-            if out.ticket > self._durable_ticket:
-                self._gate.extend((out.ticket, dest, message) for dest, message in out.wait)
-            else:
-                effects.peers += out.wait
+            self._gate.hold(out.ticket, out.wait, effects)
             out.wait.clear()
         if out.committed:
             self._to_apply.extend(out.committed)
@@ -318,8 +267,8 @@ class Replica:
         if out.install is not None:
             peer, meta = out.install
             out.install = None
-            if meta.index > self._queued_index and self._snapshot_job is None:
-                effects.bulk += self._transfer.fetch(peer, meta, now)
+            if meta.index > self._queued_index:
+                self._compaction.offered(peer, meta, now, effects)
         if out.changed:
             out.changed = False
             self._changed(now)
@@ -333,144 +282,44 @@ class Replica:
         if (old.role, old.term, old.leader) != (new.role, new.term, new.leader):
             fields = {"role": new.role, "term": new.term, "leader": new.leader}
             self._effects.events.append(("role", fields))
-        if new.role == "leader" and old.role != "leader":
-            # A new leader has not seen when a session was last used: everybody gets a full term.
-            self._seen = {name: (used, now) for name, used in self.state.sessions.last_used().items()}
-            self._sweep_at = now + self.settings.session_ttl // 4
-            if self.quarantined:
-                self.core.resign(now, self._out)
-                self._take(now)
-        elif new.role != "leader":
-            self._sweep_at = NEVER
+        if new.role != "leader":
+            self._idle.end()
+        elif old.role != "leader":
+            self._idle.begin(self.state.sessions.last_used(), now)
 
     # ----------------------------------------------------------------------------------------------- writes
 
-    def _cannot_write(self) -> tuple[Code, str] | tuple[()]:
+    def _cannot_serve(self) -> tuple[Code, str] | None:
         if self.stopping:
             return Code.STOPPING, f"{self.node} is leaving"
         if self.quarantined:
             return Code.QUARANTINED, self.quarantined
-        return ()
+        return None
 
-    def _submit(self, connection: Connection, message: Submit) -> None:
-        self._reply_to[message.session] = connection
-        seqs, commands = message.seqs, message.commands
-        refusal = self._cannot_write()
-        if refusal:
-            self._refuse_write(connection, 0, message.session, seqs, *refusal)
+    def _propose(self, now: int) -> None:
+        blocks = self.writes.blocks()
+        if not blocks:
             return
-        if len(seqs) != len(commands):
-            reason = f"{len(seqs)} numbers for {len(commands)} commands"
-            self._refuse_write(connection, 0, message.session, seqs, Code.BAD_COMMAND, reason)
-            return
-        if not seqs:
-            return
-        if max(seqs) > message.low + sessions.WINDOW or min(seqs) < 1:
-            reason = (
-                f"numbers must lie between 1 and {sessions.WINDOW} above the settled ones ({message.low})"
-            )
-            self._refuse_write(connection, 0, message.session, seqs, Code.FORGOTTEN, reason)
-            return
-        bad = self._bad_commands(commands)
-        if bad:
-            for place, reason in bad.items():
-                self._refuse_write(connection, 0, message.session, [seqs[place]], Code.BAD_COMMAND, reason)
-            seqs = [seq for place, seq in enumerate(seqs) if place not in bad]
-            commands = [command for place, command in enumerate(commands) if place not in bad]
-            if not seqs:
-                return
-        group = sessions.commands_group(message.session, message.low, seqs, commands)
-        size = sum(map(len, commands)) + 8 * len(commands)
-        self._add_group(group, size, (connection, 0, message.session, seqs))
-
-    def _bad_commands(self, commands: list[bytes]) -> dict[int, str]:
-        limit = self.settings.max_command_bytes
-        check = self.state.machine.check
-        bad: dict[int, str] = {}
-        for place, command in enumerate(commands):
-            if len(command) > limit:
-                bad[place] = f"the command has {len(command)} bytes; the limit is {limit}"
-            else:
-                problem = check(command)
-                if problem is not None:
-                    bad[place] = problem
-        return bad
-
-    def _add_group(
-        self, group: sessions.Group, size: int, sender: tuple[Connection, int, int, list[int]]
-    ) -> None:
-        self._groups.append(group)
-        self._senders.append(sender)
-        self._group_bytes += size
-
-    def _propose_groups(self, now: int) -> None:
-        if not self._groups:
-            return
-        if self._group_bytes <= BLOCK_BYTES:
-            payloads = [(int(EntryKind.BLOCK), sessions.encode_block(self._groups))]
+        refusal = self.core.propose([(EntryKind.BLOCK, block) for block in blocks], now, self._out)
+        if refusal is None:
+            self.writes.proposed()
         else:
-            payloads = [(int(EntryKind.BLOCK), sessions.encode_block(part)) for part in self._parts()]
-        refusal = self.core.propose(payloads, now, self._out)
-        if refusal is not None:
-            self._refuse_groups(_CODES[refusal.code], refusal.reason, refusal.leader)
-        self._groups, self._senders, self._group_bytes = [], [], 0
+            self._effects.clients += self.writes.refuse(_CODES[refusal.code], refusal.reason, refusal.leader)
         self._take(now)
 
-    def _parts(self) -> list[list[sessions.Group]]:
-        """The groups, cut into blocks of bounded size (a group is never cut: a frame bounds it)."""
-        parts: list[list[sessions.Group]] = [[]]
-        size = 0
-        for group in self._groups:
-            weight = sum(map(len, group[4])) if group[0] == sessions.COMMANDS else 64
-            if size and size + weight > BLOCK_BYTES:
-                parts.append([])
-                size = 0
-            parts[-1].append(group)
-            size += weight
-        return parts
-
-    def _propose(self, payloads: list[tuple[int, bytes]], now: int) -> None:
-        """Propose something of the replica's own; if that is refused, another time will do."""
-        self.core.propose(payloads, now, self._out)
-        self._take(now)
-
-    def _refuse_groups(self, code: Code, reason: str, leader: NodeId | None = None) -> None:
-        for connection, request, session, seqs in self._senders:
-            self._refuse_write(connection, request, session, seqs, code, reason, leader)
-            # Whoever leads answers this session from now on; two answers would only cost twice.
-            self._reply_to.pop(session, None)
-        refused = {(connection, request) for connection, request, _, _ in self._senders}
-        for nonce in [nonce for nonce, asker in self._opening.items() if asker in refused]:
-            del self._opening[nonce]
-        self._groups, self._senders, self._group_bytes = [], [], 0
-
-    def _refuse_write(
-        self,
-        connection: Connection,
-        request: int,
-        session: int,
-        seqs: list[int],
-        code: Code,
-        reason: str,
-        leader: NodeId | None = None,
+    def _refuse(
+        self, connection: Connection, request: int, session: int, seqs: list[int], code: Code, reason: str
     ) -> None:
-        if connection is not None:
-            refused = Refused(request, session, seqs, int(code), reason, leader)
-            self._effects.clients.append((connection, refused))
+        refused = Refused(request, session, seqs, int(code), reason, self._other_leader())
+        self._effects.clients.append((connection, refused))
 
-    def _sweep_sessions(self, now: int) -> None:
-        """Propose to forget the sessions that nobody has used for their time to live."""
-        ttl = self.settings.session_ttl
-        self._sweep_at = now + ttl // 4
-        used = self.state.sessions.last_used()
-        seen = self._seen
-        self._seen = {
-            name: seen[name] if name in seen and seen[name][0] == index else (index, now)
-            for name, index in used.items()
-        }
-        for name, (index, when) in self._seen.items():
-            if now - when >= ttl:
-                self._add_group(sessions.expire_group(name, index), 64, (None, 0, 0, []))
+    def _refuse_waiting(self, code: Code, reason: str) -> None:
+        """Refuse every request that has not been proposed, and every query."""
+        self._effects.clients += self.writes.refuse(code, reason, self._other_leader())
+        self._effects.clients += self.desk.refuse_all(code, reason)
+
+    def _other_leader(self) -> NodeId | None:
+        return self.view.leader if self.view.leader != self.node else None
 
     # ------------------------------------------------------------------------------------------------ apply
 
@@ -480,30 +329,21 @@ class Replica:
         budget = APPLY_BYTES_A_TURN
         while queue and budget > 0:
             entry = queue.popleft()
-            if entry_position(entry)[0] <= state.applied_index:
-                continue  # covered by a snapshot that was installed meanwhile
             budget -= len(entry)
             for item in state.apply(entry):
                 kind = type(item)
                 if kind is Outcome or kind is Refused:
-                    connection = self._reply_to.get(item.session)  # type: ignore[union-attr]
+                    connection = self.writes.reply_to(item)  # type: ignore[arg-type]
                     if connection is not None:
                         self._effects.clients.append((connection, item))
                 elif kind is Opened:
-                    self._opened(item)  # type: ignore[arg-type]
+                    self._effects.clients += self.writes.opened(item)  # type: ignore[arg-type]
                 elif kind is DigestDue:
                     self._digest_due(item, now)  # type: ignore[arg-type]
         self.desk.caught_up(state.applied_index, now)
-        self._maybe_snapshot()
-
-    def _opened(self, item: Opened) -> None:
-        if item.origin != self.node:
-            return
-        connection, request = self._opening.pop(item.message.request, (None, 0))
-        if connection is not None:
-            item.message.request = request
-            self._reply_to[item.message.session] = connection
-            self._effects.clients.append((connection, item.message))
+        # A quarantined replica's state is not what the log says.
+        if self._gate.journal_bytes >= self.settings.snapshot_bytes and not self.quarantined:
+            self._compaction.take(state, self.view.members, self._effects)
 
     # ---------------------------------------------------------------------------------------------- digests
 
@@ -519,27 +359,39 @@ class Replica:
         self._effects.peers += [(peer, report) for peer in self.view.members if peer != self.node]
         self.core.applied(item.index, item.digest, now, self._out)
         self._take(now)
-        self._compare(self.node, report)
-        if self.quarantined and self.view.role == "leader":
-            self.core.resign(now, self._out)
-            self._take(now)
+        self._compare(self.node, report, now)
 
-    def _compare(self, sender: NodeId, report: DigestReport) -> None:
+    def _compare(self, sender: NodeId, report: DigestReport, now: int) -> None:
         for finding in self.digests.add(sender, report):
             fields = {"node": finding.node, "index": finding.index, "forked": finding.forked}
             self._effects.events.append(("diverged", fields))
             if finding.node == self.node and not self.quarantined:
-                self.quarantined = f"quarantined: {finding}"
-                refusals = self.desk.refuse_all(Code.QUARANTINED, self.quarantined)
-                self._effects.clients += refusals
+                self._quarantine(f"quarantined: {finding}", now)
+
+    def _quarantine(self, reason: str, now: int) -> None:
+        """Serve nothing more and never lead: of this state nothing can be believed. Votes and the log are not touched by that, so
+        this node goes on voting and following."""
+        self.quarantined = reason
+        self.core.resign(now, self._out)
+        self._take(now)
+        self._refuse_waiting(Code.QUARANTINED, reason)
+        # The outcome of what is in the log already must come from somebody else, too.
+        self.writes.forget_all()
+
+    def _serve(self, sender: NodeId, request: ChunkRequest) -> None:
+        # A snapshot made while this state was diverging would carry that on.
+        gone = Chunk(request.index, request.piece, 0, b"")
+        piece = gone if self.quarantined else self._compaction.serve(request)
+        self._effects.bulk.append((sender, piece))
 
     # ---------------------------------------------------------------------------------------------- queries
 
     def _query(self, connection: Connection, query: Query, now: int) -> None:
-        if self.stopping or self.quarantined:
-            code = Code.STOPPING if self.stopping else Code.QUARANTINED
-            reason = self.quarantined or f"{self.node} is leaving"
-            refused: QueryRefused | None = QueryRefused(query.request, code, reason, self.view.leader)
+        refusal = self._cannot_serve()
+        if refusal is not None:
+            code, reason = refusal
+            leader = self._other_leader()
+            refused: QueryRefused | None = QueryRefused(query.request, int(code), reason, leader)
         else:
             refused = self.desk.add(connection, query, now)
         if refused is not None:
@@ -564,83 +416,40 @@ class Replica:
 
     # ------------------------------------------------------------------------------------------------- disk
 
-    def _write(self, now: int) -> None:
-        """Hand the records of this turn to the journal, as one batch."""
+    def _write(self) -> None:
+        """Hand the records of this turn to the journal, as one batch; begin a new segment behind them if one is due."""
         out = self._out
         if out.records:
-            ops, mark = self.journal.append(out.records)
+            self._gate.write(out.records, out.ticket, self._effects)
             out.records.clear()
-            self._journal_job(ops, mark)
-        if self._rotate:
-            self._rotate = False
-            ops, mark = self.journal.rotate(self.core.state_records())
-            self._journal_job(ops, mark)
+        if self._compaction.rotate:
+            self._compaction.rotate = False
+            self._gate.rotate(self.core.state_records(), out.ticket, self._effects)
 
-    def _journal_job(self, ops: list[Any], mark: int) -> None:
-        self._next_job += 1
-        self._written_ticket = self._out.ticket
-        self._journal_jobs.append((self._next_job, self._written_ticket, mark))
-        self._effects.jobs.append(Job(JOURNAL, self._next_job, ops))
-
-    def _maybe_snapshot(self) -> None:
-        state = self.state
-        if (
-            self.journal.size < self.settings.snapshot_bytes
-            or self._snapshot_job is not None
-            or self.quarantined  # its state is not what the log says
-            or state.applied_index <= self._snapshot_index
-        ):
+    def _snapshot_done(self, number: int, now: int) -> None:
+        written = self._compaction.done(number)
+        if written is None:
             return
-        self._save(state.applied_index, state.applied_term, state.chain, state.snapshot())
-
-    def _save(self, index: int, term: int, chain: bytes, chunks: list[bytes]) -> None:
-        manifest = snapshot.make_manifest(
-            self.identity, index, term, chain, sorted(self.view.members), chunks
-        )
-        self._next_job += 1
-        self._snapshot_job = (self._next_job, manifest.meta, None)
-        self._effects.jobs.append(Job(SNAPSHOT, self._next_job, snapshot.write_ops(manifest, chunks)))
-
-    def _install(self, now: int) -> None:
-        """Write a fetched snapshot down; it is restored once it is durable."""
-        assembly = self._transfer.complete()
-        if assembly is None or self._snapshot_job is not None:
-            return
-        self._transfer.stop()
-        if assembly.meta.index <= self._queued_index:
-            return  # the log got there first
-        self._next_job += 1
-        self._snapshot_job = (self._next_job, assembly.meta, assembly.chunks)
-        ops = snapshot.write_ops(assembly.manifest, assembly.chunks)
-        self._effects.jobs.append(Job(SNAPSHOT, self._next_job, ops))
-
-    def _snapshot_durable(self, now: int) -> None:
-        assert self._snapshot_job is not None
-        _, meta, chunks = self._snapshot_job
-        self._snapshot_job = None
-        if chunks is None:
-            self.core.snapshot_taken(meta, now, self._out)
-        elif meta.index > self._queued_index:
-            self.state.restore(chunks)
+        meta = written.meta
+        if written.chunks is not None and meta.index > self._queued_index:
+            self.state.restore(written.chunks)
             self._queued_index = meta.index
-            self._to_apply.clear()
+            self._to_apply.clear()  # all of it stands before the snapshot's end
             self.core.snapshot_installed(meta, now, self._out)
             self._effects.events.append(("installed", {"index": meta.index, "bytes": meta.size}))
+        else:
+            # This node's own; or a fetched one that the log has overtaken, which then is as good as an own one.
+            self.core.snapshot_taken(meta, now, self._out)
         self._take(now)
-        older, self._snapshot_index = self._snapshot_index, meta.index
-        self._rotate = True
-        self._effects.events.append(("snapshot", {"index": meta.index, "bytes": meta.size}))
-        # The one before is kept: a peer may be fetching it.
-        ops = snapshot.clean_ops(self._disk.names(), {meta.index, older})
-        if ops:
-            self._next_job += 1
-            self._effects.jobs.append(Job(SNAPSHOT, self._next_job, ops))
-        self._install(now)  # one that became complete in the meantime
+        self._compaction.settle(meta, self._effects)
+        # Another one may have come completely in the meantime.
+        self._compaction.install(self._queued_index, self._effects)
 
     # ----------------------------------------------------------------------------------------------- status
 
     def status(self, now: int) -> dict[str, Any]:
-        """A view for operators; see docs/reference/status.md."""
+        """A view for operators. Indexes are of log entries; `..._us` are microseconds; `age_us` and `tier` are what an answer
+        would carry now; `digest_agreed_index` is the newest mark at which a majority, this node among it, agreed."""
         view = self.core.observe()
         own = self.digests.own
         return {
@@ -662,8 +471,8 @@ class Replica:
             "quarantined": self.quarantined or None,
             "sessions": len(self.state.sessions),
             "commands_applied": self.state.commands_applied,
-            "snapshot_index": self._snapshot_index,
-            "journal_bytes": self.journal.size,
+            "snapshot_index": self._compaction.index,
+            "journal_bytes": self._gate.journal_bytes,
             "queries_waiting": len(self.desk),
             "match_index": view.match_index,
             "storage_stalled": view.storage_stalled,

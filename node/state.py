@@ -115,11 +115,14 @@ class ReplicatedState:
     def restore(self, chunks: Sequence[bytes]) -> None:
         """Replace the state by a snapshot's. Raises ValueError."""
         try:
-            version, index, term, chain, pieces = msgpack.unpackb(chunks[0], raw=False)
+            version, *fields = msgpack.unpackb(chunks[0], raw=False)
         except Exception as error:
             raise ValueError(f"no snapshot of a replicated state: {error}") from None
         if version != VERSION:
             raise ValueError(f"snapshot of state version {version}; this program reads version {VERSION}")
+        if list(map(type, fields)) != [int, int, bytes, int] or not 0 <= fields[3] < len(chunks):
+            raise ValueError(f"no snapshot of a replicated state: its head makes no sense ({fields!r:.80})")
+        index, term, chain, pieces = fields
         table = Sessions(self.sessions.most)
         table.load(b"".join(chunks[1 : 1 + pieces]))
         self.machine.restore(chunks[1 + pieces :])

@@ -31,10 +31,11 @@ class Transfer:
         return self._ask_again
 
     def fetch(self, source: NodeId, meta: SnapshotMeta, now: int) -> list[tuple[NodeId, ChunkRequest]]:
-        """Begin to fetch, or go on: the leader repeats its offer with every heartbeat."""
-        self.source = source
+        """Begin to fetch, or go on: the leader repeats its offer with every heartbeat. Another leader is asked at once for what
+        the one before owes; if it has no such snapshot, it says so, and its own is fetched from the start."""
+        moved, self.source = source != self.source, source
         if self.assembly is not None and self.assembly.meta.index >= meta.index:
-            return []
+            return self._ask(now) if moved else []
         self.assembly = snapshot.Assembly(meta, self._identity)
         return self._ask(now)
 

@@ -17,17 +17,24 @@ from sim.local.layout import ClusterError
 
 console = Console()
 
-APPLY_COLUMNS = (
-    "batch", "interactions/s", "commands/s", "bytes each", "rank all us", "digest ms", "snapshot ms", "restore ms",
-)  # fmt: skip
-CLUSTER_COLUMNS = (
-    "in flight", "updates/s", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "bytes each", "per entry", "failed",
-)  # fmt: skip
+WIDTH = 110
+"""Least width of tables, in characters: a heading cut short says nothing."""
 
 
 def show_environment(environment: dict[str, Any]) -> None:
     """One line about where this was measured."""
-    console.print(", ".join(f"{name} {value}" for name, value in environment.items()), style="dim")
+    words = ", ".join(f"{name} {value}" for name, value in environment.items())
+    console.print(words, style="dim", soft_wrap=True)
+
+
+def show_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """A table of figures."""
+    table = Table(box=None)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=max(console.width, WIDTH)).print(table)
 
 
 @click.group(help=__doc__)
@@ -53,26 +60,18 @@ def apply_(interactions: int, batches: tuple[int, ...], seed: int, as_json: bool
         click.echo(json.dumps(result, indent=2))
         return
     show_environment(result["environment"])
-    table = Table(box=None)
     columns = (
-        "batch",
-        "interactions/s",
-        "commands/s",
-        "bytes/interaction",
-        "rank all us",
-        "digest ms",
-        "snapshot ms",
-        "restore ms",
-    )
-    for column in columns:
-        table.add_column(column, justify="right")
-    for row in result["apply"]:
-        table.add_row(
+        "batch", "interactions/s", "commands/s", "bytes/interaction", "rank all us", "digest ms", "snapshot ms", "restore ms",
+    )  # fmt: skip
+    rows = [
+        (
             str(row["batch"]), f"{row['interactions_per_second']:,.0f}", f"{row['commands_per_second']:,.0f}",
             f"{row['bytes_per_interaction']:.1f}", f"{row['rank_all_us']:.0f}", f"{row['digest_ms']:.1f}",
             f"{row['snapshot_ms']:.1f}", f"{row['restore_ms']:.1f}",
-        )  # fmt: skip
-    console.print(table)
+        )
+        for row in result["apply"]
+    ]  # fmt: skip
+    show_table(columns, rows)
 
 
 @main.command()
@@ -119,28 +118,21 @@ def cluster(
     settings = result["settings"]
     console.print(
         f"{settings['nodes']} nodes on loopback, mutual TLS, fsync before every acknowledgement, {settings['sessions']} "
-        f"session, values of {settings['value_bytes']} bytes; applying one costs {result['apply_us_per_update']} us"
+        f"session, values of {settings['value_bytes']} bytes; applying one costs {result['apply_us_per_update']} us",
+        soft_wrap=True,
     )
-    table = Table(box=None)
-    for column in (
-        "in flight",
-        "updates/s",
-        "p50 ms",
-        "p99 ms",
-        "p99.9 ms",
-        "max ms",
-        "journal bytes/update",
-        "updates/entry",
-        "failed",
-    ):
-        table.add_column(column, justify="right")
-    for load in result["loads"]:
-        table.add_row(
+    columns = (
+        "in flight", "updates/s", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "journal bytes/update", "updates/entry", "failed",
+    )  # fmt: skip
+    rows = [
+        (
             str(load["in_flight"]), f"{load['updates_per_s']:,.0f}", f"{load['p50_ms']:.2f}", f"{load['p99_ms']:.2f}",
             f"{load['p999_ms']:.2f}", f"{load['max_ms']:.1f}", f"{load['journal_bytes_per_update']:.0f}",
             f"{load['updates'] / max(load['entries'], 1):.1f}", str(load["failed"]),
-        )  # fmt: skip
-    console.print(table)
+        )
+        for load in result["loads"]
+    ]  # fmt: skip
+    show_table(columns, rows)
 
 
 if __name__ == "__main__":

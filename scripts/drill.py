@@ -107,7 +107,9 @@ def run(
     if folder.exists() and any(folder.iterdir()):
         fail(2, f"{folder} is not empty; give another --out", as_json)
     folder.mkdir(parents=True, exist_ok=True)
-    console.print(f"[bold]{command}[/bold]\n{plan.title}; {stream.report}; everything goes to {folder}")
+    console.print(
+        f"[bold]{command}[/bold]\n{plan.title}; {stream.report}; everything goes to {folder}", soft_wrap=True
+    )
     (folder / "scenario.toml").write_text(scenarios.source(scenario), encoding="utf-8")
     try:
         with RichLive(console=console, refresh_per_second=4, transient=True) as live:
@@ -133,7 +135,7 @@ def run(
         click.echo(json.dumps({**verdict, "folder": str(folder), "report": str(report)}))
     else:
         console.print(verdict_table(verdict))
-    console.print(f"{sentence(verdict)}\nreport: {report}")
+    console.print(f"{sentence(verdict)}\nreport: {report}", soft_wrap=True)
     sys.exit(exit_code(verdict))
 
 

@@ -1,10 +1,11 @@
-"""The part of a log that is in memory."""
+"""The part of a log that is in memory.
+
+Entries are kept encoded, with their terms and a running count of bytes in two lists beside them, so that the questions that
+replication asks (which term stands here, how many entries fit into a message) never decode anything."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-
-from consensus.core import entry_position
 
 
 class Log:
@@ -42,10 +43,8 @@ class Log:
         """Whether the entry at `index` is in memory (or the base) and has this term."""
         return self.base_index <= index <= self.last_index and self.term_at(index) == term
 
-    def append(self, entry: bytes) -> None:
-        """Add the next entry."""
-        index, term, _ = entry_position(entry)
-        assert index == self.last_index + 1, f"entry {index} behind {self.last_index}"
+    def append(self, entry: bytes, term: int) -> None:
+        """Add the next entry; `term` is what its header says."""
         self._entries.append(entry)
         self._terms.append(term)
         self._ends.append((self._ends[-1] if self._ends else 0) + len(entry))

@@ -1,11 +1,18 @@
-"""What a leader knows of one peer."""
+"""What a leader knows of one peer, and what an answer of that peer changes in it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
 from consensus.core import SnapshotMeta
+from consensus.raft.log import Log
+
+MAX_APPEND_BYTES: Final = 1 << 20
+"""Most bytes of entries in one message (one entry may be larger)."""
+MAX_INFLIGHT_BYTES: Final = 32 << 20
+"""Most bytes sent to a peer and not yet acknowledged."""
 
 
 class Mode(IntEnum):
@@ -19,15 +26,21 @@ class Mode(IntEnum):
     """The peer needs entries that are gone."""
 
 
+PROBE, REPLICATE, SNAPSHOT = Mode.PROBE, Mode.REPLICATE, Mode.SNAPSHOT
+
+Span = tuple[int, int]
+"""(previous, last): a message with the entries behind `previous` up to `last`; a heartbeat if they are equal."""
+
+
 @dataclass(slots=True)
 class Progress:
-    """A leader's view of a peer. Invariant: match_index < next_index."""
+    """A leader's view of a peer. I3: match_index < next_index."""
 
     next_index: int
     heard: int
     """When the last reply of this term came in."""
     match_index: int = 0
-    mode: Mode = Mode.PROBE
+    mode: Mode = PROBE
     probing: bool = False
     """A probe is on its way; the next goes out with the next heartbeat."""
     round_acked: int = 0
@@ -35,3 +48,57 @@ class Progress:
     commit_sent: int = 0
     snapshot: SnapshotMeta | None = None
     """What the peer was told to fetch, in mode SNAPSHOT."""
+
+    def spans(self, log: Log, heartbeat: bool) -> list[Span]:
+        """The messages to send now; they count as sent. With `heartbeat` at least one. Not in mode SNAPSHOT."""
+        previous = self.next_index - 1
+        if self.mode == PROBE:
+            if self.probing:
+                # Entries went with the first probe. Where the logs agree can be asked again without them.
+                return [(previous, previous)] if heartbeat else []
+            last = log.last_within(previous, MAX_APPEND_BYTES)
+            if last == previous and not heartbeat:
+                return []
+            self.probing = True
+            return [(previous, last)]
+        found: list[Span] = []
+        acknowledged = max(self.match_index, log.base_index)
+        while previous < log.last_index and log.bytes_between(acknowledged, previous) < MAX_INFLIGHT_BYTES:
+            last = log.last_within(previous, MAX_APPEND_BYTES)
+            found.append((previous, last))
+            previous = last
+        self.next_index = previous + 1
+        if heartbeat and not found:
+            found.append((previous, previous))
+        return found
+
+    def matched(self, index: int) -> bool:
+        """The peer's log agrees up to `index`, durably. True if that is news."""
+        news = index > self.match_index
+        if news:
+            self.match_index = index
+            self.next_index = max(self.next_index, index + 1)
+        if self.mode == SNAPSHOT:
+            if self.snapshot is not None and self.match_index < self.snapshot.index:
+                return news
+            self.snapshot = None
+            self.mode = PROBE
+        if self.mode == PROBE and index >= self.next_index - 1:
+            self.mode = REPLICATE
+            self.probing = False
+        return news
+
+    def mismatched(self, log: Log, index: int, hint_index: int, hint_term: int) -> bool:
+        """The peer has no match at `index`; the logs may agree at the hint. False: the answer is out of date."""
+        if self.mode == SNAPSHOT or index <= self.match_index:
+            return False
+        if self.mode == PROBE and index != self.next_index - 1:
+            return False
+        # The highest place that both logs may share: ours at or below the hint, of no later term.
+        back = log.highest_with_term_at_most(hint_index, hint_term)
+        if hint_index < log.base_index:
+            back = hint_index  # below what is in memory: `next_index` says that a snapshot is needed
+        self.next_index = max(min(back, index - 1), self.match_index) + 1
+        self.mode = PROBE
+        self.probing = False
+        return True

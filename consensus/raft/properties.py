@@ -68,8 +68,9 @@ def log_matching(one: LogView, other: LogView) -> str | None:
 
 
 def leader_completeness(committed: Mapping[int, bytes], leader: LogView) -> str | None:
-    """An entry committed in some term is in the log of the leaders of all later terms. `committed`: what was committed
-    before this leader was elected."""
+    """An entry committed in some term is in the log of the leaders of all later terms. `committed`: what was committed in
+    earlier terms than this leader's. (Not: what was committed before it won. Late votes can make a leader of a term
+    that is long past, and later terms may have committed what it never saw.)"""
     for index, entry in committed.items():
         if index > leader.base_index and leader.at(index) != entry:
             return f"leader {leader.node} lacks committed entry {index} (its log ends at {leader.last_index})"

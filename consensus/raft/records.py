@@ -46,12 +46,19 @@ class Replayed:
     base_index: int = 0
     base_term: int = 0
     entries: list[bytes] = field(default_factory=list)
+    terms: list[int] = field(default_factory=list)
+    """`terms[i]` is the term of `entries[i]`."""
     commit: int = 0
 
     @property
     def last_index(self) -> int:
-        """Index of the last entry."""
+        """Index of the last entry, or of the base."""
         return self.base_index + len(self.entries)
+
+    @property
+    def last_term(self) -> int:
+        """Term of the last entry, or of the base."""
+        return self.terms[-1] if self.terms else self.base_term
 
     def rebase(self, index: int, term: int) -> None:
         """A snapshot covers everything up to `index`. What stands behind stays only if it continues it."""
@@ -60,8 +67,9 @@ class Replayed:
             raise ValueError(f"the log starts at {self.base_index + 1}, behind the snapshot at {index}")
         if place == 0:
             return
-        agrees = place <= len(self.entries) and entry_position(self.entries[place - 1])[1] == term
+        agrees = place <= len(self.entries) and self.terms[place - 1] == term
         self.entries = self.entries[place:] if agrees else []
+        self.terms = self.terms[place:] if agrees else []
         self.base_index, self.base_term = index, term
 
     def add(self, record: Record) -> None:
@@ -74,16 +82,23 @@ class Replayed:
                 raise ValueError(f"entry {index} stands below the base {self.base_index}")
             if place > len(self.entries):
                 raise ValueError(f"entry {index} follows entry {self.last_index}: a gap")
-            del self.entries[place:]
-            previous = entry_position(self.entries[-1])[1] if self.entries else self.base_term
-            if term < previous:
-                raise ValueError(f"entry {index} has term {term}, the one before it {previous}")
+            if place < len(self.entries) and index <= self.commit and self.entries[place] != data:
+                raise ValueError(
+                    f"entry {index} is replaced, though everything up to {self.commit} is committed"
+                )
+            del self.entries[place:], self.terms[place:]
+            if term < self.last_term:
+                raise ValueError(f"entry {index} has term {term}, the one before it {self.last_term}")
             self.entries.append(data)
+            self.terms.append(term)
         elif kind == HARD_STATE:
             (term,) = _U64.unpack_from(data)
+            vote = data[_U64.size :].decode() or None
             if term < self.term:
                 raise ValueError(f"the term goes back from {self.term} to {term}")
-            self.term, self.voted_for = term, data[_U64.size :].decode() or None
+            if term == self.term and self.voted_for not in (None, vote):
+                raise ValueError(f"the vote of term {term} changes from {self.voted_for} to {vote}")
+            self.term, self.voted_for = term, vote
         elif kind == BASE:
             index, term = _PLACE.unpack(data)
             if index >= self.base_index:

@@ -1,22 +1,31 @@
-"""The bridge between the HTTP thread and the replica's thread."""
+"""The bridge between the HTTP thread and the replica's thread.
+
+What HTTP needs is loaded in its own thread when it starts: a node takes part in its cluster without waiting for a web server.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
+import structlog
 import trio
 
-from node.io.client import Client, open_client
-from node.io.client_types import NotDone, Result
 from node.io.config import NodeConfig
-from node.io.http import serve_http
 from node.protocol import Answer, Consistency, Query, QueryRefused, Status, StatusRequest
 
 if TYPE_CHECKING:
+    from node.io.client import Client, Result
     from node.io.server import Node
+
+STOP_S: Final = 1.5
+"""Longest time for the HTTP thread to end: a little more than requests in progress get."""
+
+log = structlog.get_logger()
 
 
 class _Asked:
@@ -57,11 +66,6 @@ class Front:
             with contextlib.suppress(trio.RunFinishedError):
                 self._here.run_sync_soon(self._settle, request, message)
 
-    def _ask_replica(self, message: Any) -> None:
-        from node.io.server import now_us
-
-        self._owner.post(lambda: self._owner.replica.receive_client(self, message, now_us()))
-
     # -- in the HTTP thread
 
     def _settle(self, request: int, message: Any) -> None:
@@ -73,7 +77,7 @@ class Front:
     async def _ask(self, message: Any) -> Any:
         asked = self._asked[message.request] = _Asked()
         try:
-            self._replica.run_sync_soon(self._ask_replica, message)
+            self._replica.run_sync_soon(self._owner.from_client, self, [message])
             await asked.event.wait()
             return asked.answer
         finally:
@@ -90,10 +94,12 @@ class Front:
     async def status(self) -> dict[str, Any]:
         """The replica's status."""
         answer: Status = await self._ask(StatusRequest(next(self._numbers)))
-        return answer.status
+        return {**answer.status, "stopping": self._owner.leaving}
 
     async def submit(self, command: bytes, deadline_s: float) -> Result:
         """Have a command applied by whoever leads, in this node's own session. Raises `client_types` errors."""
+        from node.io.client import NotDone
+
         self._wanted.set()
         with trio.move_on_after(deadline_s):
             await self._ready.wait()
@@ -103,10 +109,13 @@ class Front:
 
     def render_metrics(self) -> bytes:
         """Prometheus text."""
+        assert self._owner.metrics is not None
         return self._owner.metrics.render()
 
     async def keep_client(self) -> None:
         """Connect to the cluster when a first write asks for it."""
+        from node.io.client import open_client
+
         await self._wanted.wait()
         config = self._config
         async with open_client(
@@ -117,54 +126,73 @@ class Front:
             await trio.sleep_forever()
 
 
-async def run_front(node: Node, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """Run the HTTP front in a thread of its own until cancelled. Raises what kept it from starting."""
-    token = trio.lowlevel.current_trio_token()
-    started = trio.Event()
-    stopped = trio.Event()
-    state: dict[str, Any] = {}
+class FrontThread:
+    """The thread with the HTTP front, as the replica's thread sees it."""
 
-    async def serve() -> None:
-        scope = trio.CancelScope()
-        state["stop"] = (trio.lowlevel.current_trio_token(), scope)
-        with scope:
-            front = Front(node, token)
-            async with trio.open_nursery() as nursery:
-                assert node.config.http is not None
-                await nursery.start(serve_http, front, node.config.http, node.config.http_tls)
-                token.run_sync_soon(started.set)
-                nursery.start_soon(front.keep_client)
+    def __init__(self, node: Node, listeners: Sequence[trio.SocketListener]) -> None:
+        """`listeners`: bound to the node's `http`, taken over. Call within trio."""
+        self._node = node
+        self._listeners = listeners
+        self._token = trio.lowlevel.current_trio_token()
+        self._ended = trio.Event()
+        self._error: BaseException | None = None
+        self._lock = threading.Lock()
+        self._stop: tuple[trio.lowlevel.TrioToken, trio.CancelScope] | None = None
+        self._stopped = False
 
-    def run() -> None:
+    async def run(self) -> None:
+        """Serve until `stop` was called, or until cancelled. Raises what made the front end by itself."""
+        threading.Thread(target=self._thread, name="http", daemon=True).start()
         try:
-            trio.run(serve)
-        except BaseException as error:
-            state["error"] = error
+            await self._ended.wait()
         finally:
-            try:
-                token.run_sync_soon(stopped.set)
-                token.run_sync_soon(started.set)
-            except trio.RunFinishedError:
-                pass
+            self.stop()
+            with trio.CancelScope(shield=True), trio.move_on_after(STOP_S):
+                await self._ended.wait()
+        if self._error is not None:
+            raise self._error
 
-    threading.Thread(target=run, name="http", daemon=True).start()
-    try:
-        await started.wait()
-        if "error" not in state:
-            task_status.started()
-            await stopped.wait()
-        if "error" in state:
-            raise _single(state["error"])
-    finally:
-        if "stop" in state and not stopped.is_set():
-            there, scope = state["stop"]
-            with trio.CancelScope(shield=True), trio.move_on_after(1):
+    @property
+    def ended(self) -> bool:
+        """Whether the thread uses its sockets no more."""
+        return self._ended.is_set()
+
+    def stop(self) -> None:
+        """Take no more requests, and end when those in progress are answered. Does not wait."""
+        with self._lock:
+            self._stopped = True
+            if self._stop is not None:
+                token, scope = self._stop
                 with contextlib.suppress(trio.RunFinishedError):
-                    there.run_sync_soon(scope.cancel)
-                await stopped.wait()
+                    token.run_sync_soon(scope.cancel)
 
+    def _thread(self) -> None:
+        try:
+            trio.run(self._serve)
+        except BaseException as error:
+            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+                error = error.exceptions[0]
+            self._error = error
+        finally:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._ended.set)
 
-def _single(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+    async def _serve(self) -> None:
+        from node.io.http import serve_http
+        from node.io.metrics import Metrics
+
+        with trio.CancelScope() as scope:
+            with self._lock:
+                self._stop = (trio.lowlevel.current_trio_token(), scope)
+                if self._stopped:
+                    return
+            config = self._node.config
+            assert config.http is not None
+            metrics = Metrics(config.node, config.cluster)
+            self._node.metrics = metrics
+            front = Front(self._node, self._token)
+            async with trio.open_nursery() as nursery:
+                serve = functools.partial(serve_http, metrics=metrics, listeners=self._listeners)
+                await nursery.start(serve, front, config.http, config.http_tls)
+                self._token.run_sync_soon(self._node.settled)
+                nursery.start_soon(front.keep_client)

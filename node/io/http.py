@@ -42,15 +42,17 @@ async def serve_http(
     *,
     metrics: Metrics | None = None,
     limits: Limits | None = None,
+    listeners: Sequence[trio.SocketListener] = (),
     task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled, then let requests in progress finish (`Limits.drain_s`). Started with the bound address.
 
     `metrics`: where requests are counted, and which the replica's status is shown in when they are asked for. Plain HTTP is
-    served on loopback only; with `tls` every client must show a certificate of the authority `tls.ca`.
+    served on loopback only; with `tls` every client must show a certificate of the authority `tls.ca`. `listeners`: bound to
+    `listen` already, so that nobody is turned away before this code is even loaded; they are taken over.
     Raises ConfigError for plain HTTP elsewhere, CertificateError for unusable files, OSError if it cannot listen."""
     front = Front(backend, limits or Limits(), metrics)
-    listening = Listening(front, _app(front), listen, tls)
+    listening = Listening(front, _app(front), listen, tls, listeners)
     await listening.run(task_status)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import ssl
+from collections.abc import Sequence
 from typing import Any, Final
 
 import structlog
@@ -83,8 +84,16 @@ class _Connection:
 class Listening:
     """The listening sockets of one front and their connections."""
 
-    def __init__(self, front: Front, app: ASGIApp, address: Address, tls: TlsFiles | None) -> None:
-        """Raises ConfigError for plain HTTP on an address that others reach, CertificateError for unusable files."""
+    def __init__(
+        self,
+        front: Front,
+        app: ASGIApp,
+        address: Address,
+        tls: TlsFiles | None,
+        listeners: Sequence[trio.SocketListener] = (),
+    ) -> None:
+        """`listeners`: already bound to `address`, taken over; none: `run` binds. Raises ConfigError for plain HTTP on an
+        address that others reach, CertificateError for unusable files."""
         if tls is None and not address.is_loopback:
             raise ConfigError("http", [_plain(str(address))])
         self._tls: ssl.SSLContext | None = None
@@ -93,6 +102,7 @@ class Listening:
             self._tls.set_alpn_protocols(["http/1.1"])
         self._front = front
         self._address = address
+        self._listeners = list(listeners)
         self._limits = front.limits
         self._connections: dict[_Connection, None] = {}
         self._free = trio.Semaphore(front.limits.connections)
@@ -124,7 +134,9 @@ class Listening:
     async def _listen(self) -> list[trio.SocketListener]:
         address = self._address
         try:
-            listeners = await trio.open_tcp_listeners(address.port, host=address.host, backlog=128)
+            listeners = self._listeners or await trio.open_tcp_listeners(
+                address.port, host=address.host, backlog=128
+            )
         except OSError as error:
             what = (error.strerror or str(error)).lower()
             raise OSError(

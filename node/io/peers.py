@@ -16,6 +16,7 @@ import trio
 from consensus import wire
 from node.io.config import Member
 from node.io.frames import FrameError, FrameStream, HandshakeError, Outbox
+from node.io.logs import Quiet
 from node.protocol import Goodbye, Hello, Ping, Pong
 
 PING_S: Final = 0.1
@@ -23,7 +24,8 @@ SILENCE_S: Final = 0.4
 """Without a word for so long, a connection counts as dead and is made anew."""
 FIRST_BACKOFF_S: Final = 0.02
 LONGEST_BACKOFF_S: Final = 0.5
-DIAL_S: Final = 1.0
+SOUND_S: Final = 1.0
+"""A connection that held for so long was a good one: the next attempt comes at once."""
 QUEUE_BYTES: Final = 64 << 20
 
 DialPeer = Callable[[Member], Any]
@@ -43,7 +45,10 @@ class PeerLink:
         rng: random.Random,
         note: Note,
         round_trip: Callable[[str, float], None],
+        changed: Callable[[str, bool], None],
     ) -> None:
+        """`dial` raises HandshakeError or OSError. `note(event, **fields)` goes to the log; `round_trip(peer, seconds)` and
+        `changed(peer, connected)` to the metrics, the latter from the protocol's connection only."""
         self.member = member
         self.role = role
         self.connected = False
@@ -52,6 +57,7 @@ class PeerLink:
         self._rng = rng
         self._note = note
         self._round_trip = round_trip
+        self._changed = changed
         self._outbox: Outbox | None = None
         self._heard = 0.0
 
@@ -62,25 +68,30 @@ class PeerLink:
     async def run(self) -> None:
         """Keep the connection up until cancelled."""
         failures = 0
-        told = ""
+        quiet = Quiet(trio.current_time)
         while True:
+            sound = False
             try:
                 frames = await self._dial(self.member)
             except (HandshakeError, OSError) as error:
-                failures += 1
-                if str(error) != told:  # the same failure, time after time, is told once
-                    told = str(error)
-                    self._note("peer_unreachable", peer=self.member.id, reason=told)
+                event, reason = "peer_unreachable", str(error)
             else:
                 began = trio.current_time()
-                reason = await self._serve(frames)
-                self._note("peer_lost", peer=self.member.id, connection=self.role, reason=reason)
-                told = ""
-                failures = 0 if trio.current_time() - began > 1.0 else failures + 1
+                was_up, reason = await self._serve(frames)
+                event = "peer_lost" if was_up else "peer_unreachable"
+                sound = was_up and trio.current_time() - began > SOUND_S
+            # A peer without power is dialled several times a second, and each time says something else in the end.
+            if sound:
+                self._note(event, peer=self.member.id, connection=self.role, reason=reason)
+            else:
+                quiet(self._note, event, "", peer=self.member.id, connection=self.role, reason=reason)
+            # One that takes the connection and ends it at once must not be dialled without a pause either.
+            failures = 0 if sound else failures + 1
             longest = min(FIRST_BACKOFF_S * 2.0 ** min(failures, 8), LONGEST_BACKOFF_S)
             await trio.sleep(self._rng.uniform(0, longest))
 
-    async def _serve(self, frames: FrameStream) -> str:
+    async def _serve(self, frames: FrameStream) -> tuple[bool, str]:
+        """Hold one connection to its end: (whether the peer said Hello, why it ended)."""
         outbox = Outbox(frames, QUEUE_BYTES)
         outbox.put(wire.encode(Hello(wire.VERSION, self._cluster, self.role)))
         self._heard = trio.current_time()
@@ -95,17 +106,29 @@ class PeerLink:
                 nursery.start_soon(stop_with, outbox.run)
                 nursery.start_soon(stop_with, self._ping, outbox, why)
                 nursery.start_soon(stop_with, self._listen, frames, outbox, why)
+        except Exception as error:
+            # Whatever one peer brings about is no reason to stop talking to the others.
+            why[0] = f"failed: {error!r}"
         finally:
+            was_up = self.connected
             self._outbox = None
-            self.connected = False
-            with trio.CancelScope(shield=True):
-                await frames.aclose()
-        return why[0]
+            self._set_connected(False)
+            await frames.aclose()
+        return was_up, why[0]
+
+    def _set_connected(self, connected: bool) -> None:
+        self.connected = connected
+        if self.role == "peer":
+            self._changed(self.member.id, connected)
 
     async def _ping(self, outbox: Outbox, why: list[str]) -> None:
         while True:
-            outbox.put(wire.encode(Ping(int(trio.current_time() * 1e6))))
+            now = trio.current_time()
+            outbox.put(wire.encode(Ping(int(now * 1e6))))
             await trio.sleep(PING_S)
+            if trio.current_time() - now > PING_S + SILENCE_S / 4:
+                # This process was held up itself: the peer gets the time of two pings to show that it is there.
+                self._heard = max(self._heard, trio.current_time() + 2 * PING_S - SILENCE_S)
             if trio.current_time() - self._heard > SILENCE_S:
                 why[0] = f"silent for {SILENCE_S:g} s"
                 return
@@ -130,7 +153,8 @@ class PeerLink:
                         why[0] = f"speaks version {message.version} of cluster {message.cluster}"
                         return
                     self._outbox = outbox
-                    self.connected = True
+                    self._set_connected(True)
+                    self._note("peer_connected", peer=self.member.id, connection=self.role)
                 elif kind is Goodbye:
                     why[0] = f"refused: {message.reason}"
                     return

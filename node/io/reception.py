@@ -45,7 +45,7 @@ CLIENT_STUCK_S: Final = 10.0
 """A client that takes nothing of what waits for it for so long loses its connection."""
 CLIENT_QUEUE_BYTES: Final = 32 << 20
 CLIENT_FRAME: Final = wire.MAX_FRAME // 2 + (64 << 10)
-"""Longest frame from a client: commands travel on to the peers in one piece, with more around them, and must fit there."""
+"""Longest frame from or to a client: commands travel on to the peers in one piece, with more around them, and must fit there."""
 LAST_WORDS_S: Final = 0.5
 
 _PEER_KINDS: Final = frozenset({*range(1, 40), 45, 46, 47})
@@ -58,7 +58,7 @@ log = structlog.get_logger()
 class ClientConnection:
     """A client at the other end of a framed connection: what `Replica` calls a connection."""
 
-    __slots__ = ("_seen", "_seen_at", "name", "outbox", "reason", "scope")
+    __slots__ = ("_ending", "_seen", "_seen_at", "name", "outbox", "reason", "scope")
 
     def __init__(self, name: str, outbox: Outbox, now: float) -> None:
         self.name = name
@@ -66,13 +66,16 @@ class ClientConnection:
         self.scope = trio.CancelScope()
         self.reason = ""
         """Why this node ended the connection."""
+        self._ending = False
         self._seen = 0
         self._seen_at = now
 
     def deliver(self, message: Any) -> None:
         """Queue a message. A client that does not read loses its connection, not the node its memory."""
+        if self._ending:
+            return
         body = wire.encode(message)
-        if len(body) > wire.MAX_FRAME:
+        if len(body) > CLIENT_FRAME:
             self._deliver_long(message, len(body))
         elif not self.outbox.put(body):
             self.drop("does not read what it is sent")
@@ -84,10 +87,16 @@ class ClientConnection:
             for seq, place, result in zip(message.seqs, message.places, message.results, strict=True):
                 self.deliver(Outcome(message.session, message.index, message.chain, [seq], [place], [result]))
         elif kind is Answer:
-            reason = f"the answer has {size} bytes; a frame holds {wire.MAX_FRAME}"
+            reason = f"the answer has {size} bytes; a frame to a client holds {CLIENT_FRAME}"
             self.deliver(QueryRefused(message.request, Code.BAD_QUERY, reason, None))
         else:
             self.drop(f"{kind.__name__} of {size} bytes does not fit in a frame")
+
+    def finish(self, reason: str) -> None:
+        """Say goodbye behind everything that waits, and then no more."""
+        self._ending = True
+        self.outbox.put(wire.encode(Goodbye(reason[:500])))
+        self.outbox.finish()
 
     def drop(self, reason: str) -> None:
         """End the connection at once, without a word: none would arrive."""
@@ -129,12 +138,18 @@ class Reception:
         self._speaking: dict[tuple[str, str], trio.CancelScope] = {}  # (peer, role) -> its newest connection
         self.clients: dict[ClientConnection, None] = {}
         self._leaving = ""
+        self._open = trio.CancelScope()
 
     async def run(self, listeners: list[trio.SocketListener]) -> None:
-        """Take connections until cancelled."""
+        """Take connections until `close`, and serve them until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sweep)
-            await trio.serve_listeners(self.welcome, listeners)
+            with self._open:
+                await trio.serve_listeners(self.welcome, listeners, handler_nursery=nursery)
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._open.cancel()
 
     async def _sweep(self) -> None:
         while True:
@@ -148,8 +163,7 @@ class Reception:
         `seconds`."""
         self._leaving = reason
         for connection in self.clients:
-            connection.outbox.put(wire.encode(Goodbye(reason)))
-            connection.outbox.finish()
+            connection.finish(reason)
         with trio.move_on_after(seconds):
             while self.clients:
                 await trio.sleep(0.005)
@@ -194,7 +208,7 @@ class Reception:
                 assert frames.identity is not None
                 reason = await self._serve_peer(frames, frames.identity.name, hello.role, messages)
         if reason:
-            who = str(frames.identity)
+            who = _who(frames)
             self._quiet(log.warning, "connection_closed", f"{who} {reason}", who=who, reason=reason)
             await frames.farewell(reason, LAST_WORDS_S)
 
@@ -221,7 +235,7 @@ class Reception:
             reason = f"bad frame: {error}"
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return None  # the other side is gone, which is its business
-        who = str(frames.identity)
+        who = _who(frames)
         self._quiet(log.warning, "connection_closed", f"{who} {reason}", who=who, reason=reason)
         await frames.farewell(reason, LAST_WORDS_S)
         return None
@@ -311,8 +325,7 @@ class Reception:
                     reason = await self._hear_client(frames, connection, messages)
                     if reason:
                         # Behind what is on its way already: a frame cut off in the middle would hide the reason.
-                        outbox.put(wire.encode(Goodbye(reason[:500])))
-                        outbox.finish()
+                        connection.finish(reason)
                         await trio.sleep(LAST_WORDS_S)
                     nursery.cancel_scope.cancel()
                 if reason or self._leaving:
@@ -322,7 +335,7 @@ class Reception:
             self._gone(connection)
         reason = reason or connection.reason
         if reason:
-            who = str(frames.identity)
+            who = _who(frames)
             self._quiet(log.warning, "connection_closed", f"{who} {reason}", who=who, reason=reason)
         return ""
 
@@ -352,3 +365,8 @@ class Reception:
                 return f"silent for {CLIENT_SILENCE_S:g} s"
             if not messages:
                 return ""
+
+
+def _who(frames: FrameStream) -> str:
+    identity = frames.identity
+    return f"{identity.role} {identity.name}" if identity is not None else "?"

@@ -1,64 +1,63 @@
 """A node's process: one loop that drains whatever has arrived, takes one turn of the replica, and carries out its effects.
 
 Main thread: trio with the replica, peers and clients. Two disk threads (`lanes`). One more thread, with a trio of its own, for
-HTTP (`front`), so that parsing requests never stands between a leader and its heartbeats.
+HTTP (`front`), so that parsing requests never stands between a leader and its heartbeats. Why, with figures:
+docs/explanation/node-process.md.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
 
-from consensus import wire
 from consensus.raft import RaftCore, Timing
 from node import snapshot
-from node.disk import JOURNAL, SNAPSHOT, Job
+from node.disk import JOURNAL, SNAPSHOT, DiskError, Job
 from node.io import frames as framing
-from node.io.config import Member, NodeConfig
+from node.io.config import Address, Member, NodeConfig
 from node.io.disk import FileDisk
+from node.io.front import FrontThread
 from node.io.lanes import Lane
-from node.io.metrics import Metrics
+from node.io.logs import Quiet
 from node.io.peers import PeerLink, Peers
+from node.io.reception import ClientConnection, Reception
 from node.journal import Journal
 from node.machine import Machine
-from node.protocol import (
-    Goodbye,
-    Hello,
-    OpenSession,
-    Ping,
-    Pong,
-    Query,
-    StatusRequest,
-    Submit,
-)
 from node.replica import Effects, Replica, Settings
 from node.segment import Identity
 from node.snapshot import SnapshotError
 from node.state import ReplicatedState
 
-LEAVE_S: Final = 3.0
-"""Longest time for an orderly exit."""
-HELLO_S: Final = 5.0
-CLIENT_SILENCE_S: Final = 30.0
-CLIENT_QUEUE_BYTES: Final = 32 << 20
+if TYPE_CHECKING:
+    from node.io.metrics import Metrics
 
-_PEER_KINDS: Final = frozenset({*range(1, 40), 45, 46, 47})
-"""Protocol messages, digest reports, snapshot pieces (see `consensus.wire`)."""
-_CLIENT_KINDS: Final = frozenset({OpenSession, Submit, Query, StatusRequest})
+LEAVE_S: Final = 3.0
+"""Longest time for what is under way, on disk and in HTTP, when the node leaves."""
+GOODBYE_S: Final = 0.3
+"""Longest time for clients to read what is theirs, after that."""
+LANES_S: Final = 0.5
+"""Longest time for the disk threads to end, when all is said; one that hangs in a dead disk is left behind."""
+SLOW_TURN_US: Final = 50_000
+"""A turn that took longer is worth a line in the log: it is as long as two heartbeats."""
+SHORTEST_WAIT_S: Final = 0.0002
+"""A deadline that has passed and that no turn moves must not become a busy loop."""
 
 log = structlog.get_logger()
 
 
 class NodeFailed(Exception):
-    """The node cannot go on; the text says why and what to do."""
+    """The node cannot start (`code` 2) or cannot go on (1); the text says why and what to do."""
+
+    def __init__(self, reason: str, code: int = 1) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 def make_machine(name: str) -> Machine:
@@ -77,41 +76,40 @@ def now_us() -> int:
     return time.monotonic_ns() // 1000
 
 
-class ClientConnection:
-    """A client at the other end of a framed connection."""
-
-    __slots__ = ("name", "outbox")
-
-    def __init__(self, name: str, outbox: framing.Outbox) -> None:
-        self.name = name
-        self.outbox = outbox
-
-    def deliver(self, message: Any) -> None:
-        """Queue a message. A client that does not read loses its connection, not the node its memory."""
-        if not self.outbox.put(wire.encode(message)):
-            self.outbox.finish()
-
-
 class Node:
-    """Everything of one node. `run` returns after an orderly exit and raises NodeFailed otherwise."""
+    """Everything of one node. `run` returns after an orderly exit and raises NodeFailed otherwise.
 
-    def __init__(self, config: NodeConfig) -> None:
-        """Read the disk back. Raises DiskError, JournalError, SnapshotError, NodeFailed."""
+    Nothing of it is global: several nodes may live in one process, each in a trio loop or in the same one."""
+
+    def __init__(self, config: NodeConfig, settled: Callable[[], None] = lambda: None) -> None:
+        """Read the disk back. `settled` is called once, when everything is loaded and served, HTTP too.
+
+        Raises DiskError, JournalError, SnapshotError, CertificateError, NodeFailed."""
         self.config = config
-        self.metrics = Metrics(config.node, config.cluster)
+        self.settled = settled
+        self.metrics: Metrics | None = None
+        """Made by the HTTP front, which is the only one to show them."""
+        self._server_tls = framing.server_context(config.tls.ca, config.tls.certificate, config.tls.key)
+        self._client_tls = framing.client_context(config.tls.ca, config.tls.certificate, config.tls.key)
+        if config.http_tls is not None:
+            files = config.http_tls
+            framing.server_context(files.ca, files.certificate, files.key)  # the front makes its own, later
         self.disk = FileDisk(config.data, config.storage.platter)
-        self.replica = self._recover()
+        try:
+            self.replica = self._recover()
+        except BaseException:
+            self.disk.close()
+            raise
+        self.leaving = False
         self._inbox: deque[Callable[[], None]] = deque()
         self._wake = trio.Event()
         self._lanes: list[Lane] = []
         self._early: list[Job] = []
-        self._failure: str | None = None
-        self._leaving = False
-        self._left = False
-        self._clients = 0
+        self._failure: NodeFailed | None = None
         self._peers: Peers | None = None
-        self._server_tls = framing.server_context(config.tls.ca, config.tls.certificate, config.tls.key)
-        self._client_tls = framing.client_context(config.tls.ca, config.tls.certificate, config.tls.key)
+        self._reception: Reception | None = None
+        self._front: FrontThread | None = None
+        self._front_done = True
 
     def _recover(self) -> Replica:
         config = self.config
@@ -149,35 +147,60 @@ class Node:
         except ValueError as error:
             raise NodeFailed(
                 f"{config.data}: journal and snapshots do not fit together: {error}. This node must not vote "
-                "with what is left; keep the folder for inspection and bring the machine back as a new member"
+                "with what is left; keep the folder for inspection and bring the machine back as a new member",
+                code=2,
             ) from None
 
-    # ------------------------------------------------------------------------------------------------- loop
+    # ------------------------------------------------------------------------------------------------- life
 
     def post(self, action: Callable[[], None]) -> None:
         """Have `action` run in the next turn (from trio's thread)."""
         self._inbox.append(action)
         self._wake.set()
 
+    def leave(self) -> None:
+        """Take nothing more, finish what is under way, step down, and let `run` return (from trio's thread)."""
+        self.leaving = True
+        self._wake.set()
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until SIGTERM or SIGINT. Raises NodeFailed, or OSError if a port is in use."""
+        """Serve until `leave`. Raises NodeFailed. Started when peers and clients are served; HTTP follows within moments, and
+        its port holds back whoever connects before."""
+        listeners: list[trio.SocketListener] = []
+        http: list[trio.SocketListener] = []
         try:
+            listeners += await _listen(self.config.listen, "listen")
+            if self.config.http is not None:
+                http += await _listen(self.config.http, "http")
             async with trio.open_nursery() as nursery:
-                await self._start(nursery)
+                await self._start(nursery, listeners, http)
                 task_status.started()
                 await self._loop()
                 nursery.cancel_scope.cancel()
         finally:
-            for lane in self._lanes:
-                lane.stop()
+            if self._front_done:  # else its thread still waits on them, and ends with the process
+                listeners += http
+            for listener in listeners:
+                listener.socket.close()
+            await self._end_lanes()
         if self._failure is not None:
-            raise NodeFailed(self._failure)
-        self.disk.close()
+            raise self._failure
 
-    async def _start(self, nursery: trio.Nursery) -> None:
+    async def _end_lanes(self) -> None:
+        for lane in self._lanes:
+            lane.stop()
+        with trio.CancelScope(shield=True), trio.move_on_after(LANES_S):
+            for lane in self._lanes:
+                await lane.ended.wait()
+        # A thread that still works on a file must not find another one behind its descriptor.
+        if all(lane.ended.is_set() for lane in self._lanes):
+            self.disk.close()
+
+    async def _start(
+        self, nursery: trio.Nursery, listeners: list[trio.SocketListener], http: list[trio.SocketListener]
+    ) -> None:
         config = self.config
         self._replay()
-        listeners = await _listen(config.listen.host, config.listen.port, "listen")
         self._lanes = [
             Lane("journal", JOURNAL, self.disk, self._job_done, self._disk_failed),
             Lane("snapshots", SNAPSHOT, self.disk, self._job_done, self._disk_failed),
@@ -187,7 +210,7 @@ class Node:
         def link(member: Member, role: str) -> PeerLink:
             rng = random.Random(f"{seed}/{member.id}/{role}")
             return PeerLink(
-                member, role, config.cluster, self._dial, rng, log.info, self.metrics.peer_round_trip
+                member, role, config.cluster, self._dial, rng, log.info, self._round_trip, self._connected
             )
 
         self._peers = Peers(
@@ -196,12 +219,13 @@ class Node:
             nursery,
         )
         self._peers.start()
-        nursery.start_soon(trio.serve_listeners, self._accept, listeners)
-        nursery.start_soon(self._signals)
-        if config.http is not None:
-            from node.io.front import run_front
-
-            await nursery.start(run_front, self)
+        self._reception = Reception(
+            config, self._server_tls, self._from_peer, self.from_client, self._came, self._gone
+        )
+        nursery.start_soon(self._reception.run, listeners)
+        if http:
+            self._front = FrontThread(self, http)
+            nursery.start_soon(self._run_front, self._front)
         log.info(
             "serving",
             node=config.node,
@@ -211,6 +235,8 @@ class Node:
             http=str(config.http) if config.http else None,
             applied_index=self.replica.state.applied_index,
         )
+        if not http:
+            self.settled()
 
     def _replay(self) -> None:
         """Begin, and apply everything that this node knows to be committed, before anybody can ask."""
@@ -221,36 +247,74 @@ class Node:
             if not effects.again:
                 return
 
+    async def _run_front(self, front: FrontThread) -> None:
+        self._front_done = False
+        try:
+            await front.run()
+        except Exception as error:
+            log.error("http_failed", reason=str(error), exc_info=error)
+            self._fail(f"the HTTP front failed: {error or type(error).__name__}")
+        finally:
+            self._front_done = front.ended
+            self._wake.set()
+
+    # ------------------------------------------------------------------------------------------------- loop
+
     async def _loop(self) -> None:
         replica = self.replica
         for job in self._early:
             self._lanes[job.lane].put(job)
         self._early.clear()
-        leave_by = trio.current_time() + 1e9
+        leave_by = 0.0
+        quiet = Quiet(trio.current_time, every_s=1.0)
         while self._failure is None:
             # The event is renewed before the inbox is read: what is posted from here on wakes the next wait.
             self._wake = trio.Event()
+            began = now_us()
             inbox, self._inbox = self._inbox, deque()
             for action in inbox:
                 action()
-            if self._leaving and not replica.stopping:
-                log.info("leaving", reason="asked to stop")
-                replica.leave(now_us())
+            if self.leaving and not replica.stopping:
                 leave_by = trio.current_time() + LEAVE_S
-            effects = replica.turn(now_us())
-            self._carry_out(effects)
-            if replica.stopping and (not replica.busy or trio.current_time() > leave_by):
-                await trio.sleep(0.05)  # let the outboxes run empty
-                log.info("left", flushed=not replica.busy)
+                self._begin_to_leave()
+            try:
+                effects = replica.turn(now_us())
+            except DiskError as error:  # it reads what there is when it cleans up after a snapshot
+                self._disk_failed(error)
                 return
+            self._carry_out(effects)
+            now = now_us()
+            if now - began > SLOW_TURN_US:
+                quiet(log.warning, "slow_turn", "", ms=(now - began) // 1000, actions=len(inbox))
+            wait = (replica.deadline - now) / 1e6
+            if replica.stopping:
+                wait = leave_by - trio.current_time()
+                if wait <= 0 or (self._lanes[JOURNAL].idle and not replica.busy and self._front_done):
+                    await self._leave_now()
+                    return
             if effects.again or self._inbox:
                 await trio.lowlevel.checkpoint()
                 continue
-            wait = (replica.deadline - now_us()) / 1e6
-            if replica.stopping:
-                wait = min(wait, 0.05)
-            with trio.move_on_after(max(wait, 0)):
+            with trio.move_on_after(max(wait, SHORTEST_WAIT_S)):
                 await self._wake.wait()
+
+    def _begin_to_leave(self) -> None:
+        log.info("leaving", role=self.replica.view.role)
+        assert self._reception is not None
+        self._reception.close()
+        self.replica.leave(now_us())
+        if self._front is not None:
+            self._front.stop()
+
+    async def _leave_now(self) -> None:
+        flushed = self._lanes[JOURNAL].idle
+        assert self._reception is not None
+        await self._reception.say_goodbye(f"{self.config.node} is leaving", GOODBYE_S)
+        log.info("left", flushed=flushed)
+        if not flushed:
+            self._fail(
+                f"the journal was not written within {LEAVE_S:g} s: the disk hangs. Nothing that was not on it has been promised"
+            )
 
     def _carry_out(self, effects: Effects) -> None:
         assert self._peers is not None
@@ -263,29 +327,29 @@ class Node:
         for connection, message in effects.clients:
             connection.deliver(message)  # type: ignore[attr-defined]
         for name, fields in effects.events:
+            if self.metrics is not None:
+                self.metrics.event(name, fields)
             if name == "diverged":
                 log.error(name, **fields)
             else:
                 log.info(name, **fields)
 
+    def _fail(self, reason: str, code: int = 1) -> None:
+        if self._failure is None:  # what came first is the cause
+            self._failure = NodeFailed(reason, code)
+        self._wake.set()
+
     def _job_done(self, lane: int, number: int, took: float) -> None:
-        if lane == JOURNAL:
+        if lane == JOURNAL and self.metrics is not None:
             self.metrics.fsync(took)
         self.post(lambda: self.replica.job_done(lane, number, now_us()))
 
     def _disk_failed(self, error: Exception) -> None:
-        self._failure = (
+        self._fail(
             f"the disk failed: {error or type(error).__name__}. Nothing more is acknowledged; the node stops"
         )
-        self._wake.set()
 
-    async def _signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for _ in signals:
-                self._leaving = True
-                self._wake.set()
-
-    # ------------------------------------------------------------------------------------------ connections
+    # --------------------------------------------------------------------------------------------- messages
 
     async def _dial(self, member: Member) -> framing.FrameStream:
         return await framing.connect(
@@ -297,146 +361,56 @@ class Node:
             timeout_s=1.0,
         )
 
-    async def _accept(self, tcp: trio.SocketStream) -> None:
-        try:
-            frames = await framing.accept(tcp, self._server_tls, cluster=self.config.cluster)
-        except framing.HandshakeError as error:
-            log.warning("connection_refused", reason=str(error))
-            return
-        reason = ""
-        try:
-            reason = await self._converse(frames)
-        except framing.FrameError as error:
-            reason = f"bad frame: {error}"
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            reason = ""  # the other side is gone, which is its business and nobody else's
-        finally:
-            with trio.CancelScope(shield=True):
-                if reason:
-                    log.warning("connection_closed", who=str(frames.identity), reason=reason)
-                    await frames.farewell(reason)
-                else:
-                    await frames.aclose()
+    def _round_trip(self, peer: str, seconds: float) -> None:
+        if self.metrics is not None:
+            self.metrics.peer_round_trip(peer, seconds)
 
-    async def _converse(self, frames: framing.FrameStream) -> str:
-        """Serve one connection to its end. Returns why this node ends it; empty: the other side did."""
-        identity = frames.identity
-        assert identity is not None
-        messages: list[Any] = []
-        with trio.move_on_after(HELLO_S) as waiting:
-            messages = await frames.receive()
-        if waiting.cancelled_caught:
-            return f"no Hello within {HELLO_S:g} s"
-        if not messages:
-            return ""
-        hello = messages[0]
-        if type(hello) is not Hello:
-            return f"the first message must be Hello, not {type(hello).__name__}"
-        if hello.version != wire.VERSION:
-            return f"wire version {hello.version}; this node speaks version {wire.VERSION}"
-        if hello.cluster != self.config.cluster:
-            return f"cluster {hello.cluster}; this node belongs to {self.config.cluster}"
-        await frames.send([wire.encode(Hello(wire.VERSION, self.config.cluster, "node"))])
-        if hello.role in ("peer", "bulk"):
-            if identity.role != "node" or identity.name not in {m.id for m in self.config.peers}:
-                return f"{identity.role} {identity.name!r} is not a peer of {self.config.node}"
-            return await self._hear_peer(frames, identity.name, messages[1:])
-        if hello.role == "client":
-            return await self._serve_client(frames, identity.name, messages[1:])
-        return f"unknown role {hello.role!r}; known: peer, bulk, client"
-
-    async def _hear_peer(self, frames: framing.FrameStream, peer: str, messages: list[Any]) -> str:
-        while True:
-            pongs = []
-            batch = []
-            for message in messages:
-                if type(message) is Ping:
-                    pongs.append(wire.encode(Pong(message.stamp)))
-                elif type(message) is Goodbye:
-                    return ""
-                elif wire.kind_of(message) in _PEER_KINDS:
-                    batch.append(message)
-                else:
-                    return f"a peer does not send {type(message).__name__}"
-            if batch:
-                self._inbox.append(lambda batch=batch: self._from_peer(peer, batch))  # type: ignore[misc]
-                self._wake.set()
-            if pongs:
-                await frames.send(pongs[-1:])
-            messages = await frames.receive()
-            if not messages:
-                return ""
+    def _connected(self, peer: str, connected: bool) -> None:
+        if self.metrics is not None:
+            self.metrics.peer_connected(peer, connected)
 
     def _from_peer(self, peer: str, batch: list[Any]) -> None:
-        now = now_us()
-        for message in batch:
-            try:
-                self.replica.receive_peer(peer, message, now)
-            except SnapshotError as error:
-                log.error("bad_snapshot_piece", peer=peer, reason=str(error))
+        def take() -> None:
+            if self.replica.stopping:
+                return  # under load there would be something to write for ever
+            now = now_us()
+            for message in batch:
+                try:
+                    self.replica.receive_peer(peer, message, now)
+                except SnapshotError as error:
+                    log.error("bad_snapshot_piece", peer=peer, reason=str(error))
 
-    async def _serve_client(self, frames: framing.FrameStream, name: str, messages: list[Any]) -> str:
-        if self._clients >= self.config.limits.max_clients:
-            return f"{self._clients} clients are connected, which is the limit; try another node"
-        outbox = framing.Outbox(frames, CLIENT_QUEUE_BYTES)
-        connection = ClientConnection(name, outbox)
-        self._clients += 1
+        self.post(take)
+
+    def from_client(self, connection: Any, batch: list[Any]) -> None:
+        """Requests of a client, or of the HTTP front in its place (from trio's thread)."""
+
+        def take() -> None:
+            now = now_us()
+            for message in batch:
+                self.replica.receive_client(connection, message, now)
+
+        self.post(take)
+
+    def _came(self, connection: ClientConnection) -> None:
         self.post(lambda: self.replica.client_connected(connection))
-        reason = ""
-        try:
-            async with trio.open_nursery() as nursery:
+        self._count_clients()
 
-                async def write() -> None:
-                    nonlocal reason
-                    await outbox.run()
-                    reason = "the client does not read what it is sent" if outbox.dropped else ""
-                    nursery.cancel_scope.cancel()
+    def _gone(self, connection: ClientConnection) -> None:
+        self.post(lambda: self.replica.client_gone(connection))
+        self._count_clients()
 
-                nursery.start_soon(write)
-                reason = await self._hear_client(frames, connection, messages)
-                nursery.cancel_scope.cancel()
-        finally:
-            self._clients -= 1
-            self.post(lambda: self.replica.client_gone(connection))
-        return reason
-
-    async def _hear_client(
-        self, frames: framing.FrameStream, connection: ClientConnection, messages: list[Any]
-    ) -> str:
-        while True:
-            batch = []
-            for message in messages:
-                kind = type(message)
-                if kind in _CLIENT_KINDS:
-                    batch.append(message)
-                elif kind is Ping:
-                    connection.deliver(Pong(message.stamp))
-                elif kind is Goodbye:
-                    return ""
-                else:
-                    return f"a client does not send {kind.__name__}"
-            if batch:
-                self._inbox.append(lambda batch=batch: self._from_client(connection, batch))  # type: ignore[misc]
-                self._wake.set()
-            messages = []
-            with trio.move_on_after(CLIENT_SILENCE_S):
-                messages = await frames.receive()
-                if not messages:
-                    return ""
-            if not messages:
-                return f"silent for {CLIENT_SILENCE_S:g} s"
-
-    def _from_client(self, connection: ClientConnection, batch: list[Any]) -> None:
-        now = now_us()
-        for message in batch:
-            self.replica.receive_client(connection, message, now)
+    def _count_clients(self) -> None:
+        if self.metrics is not None and self._reception is not None:
+            self.metrics.clients(len(self._reception.clients))
 
 
-async def _listen(host: str, port: int, key: str) -> list[trio.SocketListener]:
+async def _listen(address: Address, key: str) -> list[trio.SocketListener]:
     try:
-        return await trio.open_tcp_listeners(port, host=host)
+        return await trio.open_tcp_listeners(address.port, host=address.host)
     except OSError as error:
         raise NodeFailed(
-            f"cannot listen on {host}:{port} ({key}): {(error.strerror or str(error)).lower()}. "
-            "Is another node running with this configuration? Choose another port otherwise"
+            f"cannot listen on {address} ({key}): {(error.strerror or str(error)).lower()}. "
+            "Is another node running with this configuration? Choose another port otherwise",
+            code=2,
         ) from None

@@ -19,6 +19,9 @@ GET: Final = 4
 OK: Final = 0
 MISMATCH: Final = 1
 BAD: Final = 2
+"""Malformed."""
+FULL: Final = 3
+"""The value would grow beyond its limit; nothing was changed."""
 
 MAX_KEY: Final = 1024
 MAX_VALUE: Final = 1 << 20
@@ -83,6 +86,9 @@ class KvMachine:
     """Meets `node.machine.Machine`. The digest hashes only the buckets of keys that changed."""
 
     def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         self._values: dict[bytes, bytes] = {}
         self._buckets: list[dict[bytes, None]] = [{} for _ in range(BUCKETS)]
         self._hashes = [bytes(32)] * BUCKETS
@@ -106,7 +112,7 @@ class KvMachine:
         old = self._values.get(key)
         if kind == APPEND:
             if len(old or b"") + len(command[2]) > MAX_VALUE:
-                return _pack([BAD, f"the value would be longer than {MAX_VALUE} bytes"])
+                return _pack([FULL, f"the value would be longer than {MAX_VALUE} bytes"])
             value = (old or b"") + command[2]
             self._set(key, value)
             return _pack([OK, len(value)])
@@ -163,6 +169,6 @@ class KvMachine:
                     values[key] = values.get(key, b"") + part
         except Exception as error:
             raise ValueError(f"no snapshot of a key-value machine: {error}") from None
-        self.__init__()  # type: ignore[misc]
+        self._clear()
         for key, value in values.items():
             self._set(key, value)

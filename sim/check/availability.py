@@ -19,6 +19,7 @@ RANK_LIMIT_US: Final = 500_000
 NEXT_CUTS_US: Final = 50_000
 """A gap shorter than this when the next cut comes is counted to that cut alone."""
 
+
 @dataclass(slots=True)
 class Outage:
     """What a cut did to writes."""
@@ -50,9 +51,10 @@ def write_outages(
 
     Acknowledgements are ordered by `returned`. Counted to a cut are the gaps that overlap [cut, next cut), the last one
     [cut, end of load]; the part of a gap before the cut is not counted, the part behind the next cut is (a gap that
-    spans two cuts counts to both, from each of them on), unless it had lasted less than `NEXT_CUTS_US` by then. A restore is no new beginning: what it disturbs belongs to its
-    outage. The load ends at `end_us`, by default with the last write invoked. With no acknowledgement after the cut the
-    gap lasts until the load ends. Raises ValueError if cuts are not in order.
+    spans two cuts counts to both, from each of them on), unless it had lasted less than `NEXT_CUTS_US` by then. A restore
+    is no new beginning: what it disturbs belongs to its outage. The load ends at `end_us`, by default with the last
+    write invoked. With no acknowledgement after the cut the gap lasts until the load ends. Raises ValueError if cuts are
+    not in order.
     """
     if list(cuts_us) != sorted(cuts_us):
         raise ValueError("cuts must come in the order of time")

@@ -13,7 +13,7 @@ from typing import Any, Final
 import trio
 
 from node.io.client import Client, open_client
-from node.io.client_types import Event, NodeUnavailable
+from node.io.client_types import ClientError, Event, NodeUnavailable
 from sim.check.history import HistoryWriter, Operation
 from sim.local import control, layout
 from sim.local.control import Control
@@ -83,6 +83,9 @@ class Drill:
         power = Control(cluster.folder)
         try:
             trio.run(self._main, cluster, power)
+        except* (ClientError, ClusterError) as group:
+            words = "; ".join([str(_leaf(group)), *self._surprises])
+            raise ClusterError(f"the run could not be made: {words}") from None
         finally:
             self._tell("taking the cluster down")
             power.down()
@@ -333,6 +336,12 @@ class Drill:
             },
         }
         (self.folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class _Frozen:

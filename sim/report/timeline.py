@@ -85,8 +85,11 @@ def timeline(
         drawn, height = _PANELS[name](Frame(run, x, top, width, origin, panels is not PANELS))
         body.append(f'<g class="panel {name}">{drawn}</g>')
         top += height
-    marks = [_cut_lines(run, x, top - 8), _axis(x, origin, top, body)]
-    height = top + 30
+    marks = [_cut_lines(run, x, top - 8), _axis(x, origin, top)]
+    if style:
+        # A page explains the colours beside the drawing; a picture that stands alone must do it itself.
+        marks.append(_legend(run, top + 38))
+    height = top + (58 if style else 30)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="timeline" viewBox="0 0 {width} {number(height)}" '
         f'width="{width}" height="{number(height)}" role="img" aria-label="{label}" data-begin="{begin}" '
@@ -97,12 +100,12 @@ def timeline(
         + (f'<rect width="{width}" height="{number(height)}" class="paper"/>' if style else "")
         + marks[0]
         + "".join(body)
-        + marks[1]
+        + "".join(marks[1:])
         + "</svg>"
     )
 
 
-def _axis(x: Scale, origin: int, bottom: float, body: list[str]) -> str:
+def _axis(x: Scale, origin: int, bottom: float) -> str:
     low, high = (x.low - origin) / 1e6, (x.high - origin) / 1e6
     narrow = high - low < 5
     parts = [line(x.start, bottom - 8, x.stop, bottom - 8, "axis")]
@@ -112,6 +115,30 @@ def _axis(x: Scale, origin: int, bottom: float, body: list[str]) -> str:
         words = f"{value * 1000:g} ms" if narrow else f"{value:g} s"
         parts.append(text(at, bottom + 10, words, "tick", "middle"))
     return "".join(parts)
+
+
+def _legend(run: Run, y: float) -> str:
+    """One line of swatches with their meaning; `y` is its middle."""
+    blocks = [
+        ("role leader", "leader"),
+        ("role", "follower"),
+        ("role precandidate", "asks for votes"),
+        ("node-off", "no power"),
+        ("gap", "no write acknowledged"),
+    ]
+    dotted = [(f"dot {tier}", f"{tier} answer") for tier in TIERS]
+    lines = [(f"curve d{place % 6}", f"nodes of {domain}") for place, domain in enumerate(run.domains)]
+    parts, at = [], 8.0
+    for classes, words in [*blocks, *dotted, *lines]:
+        if classes.startswith("dot"):
+            parts.append(dots([(at + 7, y)], classes))
+        elif classes.startswith("curve"):
+            parts.append(line(at, y, at + 14, y, classes))
+        else:
+            parts.append(rect(at, y - 6, 14, 12, classes))
+        parts.append(text(at + 20, y + 4, words, "tick"))
+        at += 36 + 5.8 * len(words)
+    return f'<g class="legend">{"".join(parts)}</g>'
 
 
 def _cut_lines(run: Run, x: Scale, bottom: float) -> str:

@@ -95,7 +95,10 @@ def test_the_picture_stands_alone_as_well_formed_svg(run_folder, tmp_path: Path)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert "prefers-color-scheme: dark" in picture
     panels = [group.get("class") for group in root.findall("{http://www.w3.org/2000/svg}g")]
-    assert panels == [f"panel {name}" for name in ("power", "nodes", "log", "writes", "ranking", "age")]
+    names = [f"panel {name}" for name in ("power", "nodes", "log", "writes", "ranking", "age")]
+    assert panels == [*names, "legend"]
+    words = "".join(root.itertext())
+    assert all(word in words for word in ("leader", "no power", "no write acknowledged", "stale answer"))
 
 
 def test_every_drawing_stays_within_its_frame(run_folder, page) -> None:

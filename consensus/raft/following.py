@@ -1,0 +1,68 @@
+"""A follower's side of replication. What a follower knows is its `PersistentState`; these are functions of it."""
+
+from __future__ import annotations
+
+from consensus.core import NodeId, Out, SnapshotMeta, entry_position
+from consensus.raft.messages import AppendEntries, AppendEntriesReply, InstallSnapshot
+from consensus.raft.persistent import PersistentState
+
+
+def append_entries(
+    state: PersistentState, message: AppendEntries, now: int, out: Out
+) -> AppendEntriesReply | None:
+    """Take in the entries of the leader of this term. None: malformed, and not a word to be said about it."""
+    terms = entry_terms(message)
+    if terms is None:
+        return None
+    log = state.log
+    previous, entries = message.prev_index, message.entries
+    last = previous + len(entries)
+    if last <= state.delivered_index:
+        # All of it is committed and durable here; it may even be compacted away.
+        return AppendEntriesReply(state.term, True, last, 0, 0, message.round)
+    if previous < log.base_index:
+        # What the base covers is committed: there the logs agree.
+        skip = log.base_index - previous
+        previous, entries, terms = log.base_index, entries[skip:], terms[skip:]
+    elif not log.agrees(previous, message.prev_term):
+        hint = min(log.highest_with_term_at_most(previous, message.prev_term), previous - 1)
+        hint = max(hint, state.commit_index)  # what is committed agrees
+        return AppendEntriesReply(state.term, False, previous, hint, log.term_at(hint), message.round)
+    state.accept(previous, entries, terms, now, out)
+    # Not the end of its own log: behind `last` may stand entries that this leader does not have.
+    state.commit_to(min(message.commit, last), out)
+    return AppendEntriesReply(state.term, True, last, 0, 0, message.round)
+
+
+def entry_terms(message: AppendEntries) -> list[int] | None:
+    """Terms of the entries of a message; None if they are not what the message says."""
+    terms = []
+    term = message.prev_term
+    try:
+        for index, entry in enumerate(message.entries, message.prev_index + 1):
+            position, entry_term, _ = entry_position(entry)
+            if position != index or not term <= entry_term <= message.term:
+                return None
+            term = entry_term
+            terms.append(term)
+    except ValueError:
+        return None
+    return terms
+
+
+def install_snapshot(
+    state: PersistentState, sender: NodeId, message: InstallSnapshot, out: Out
+) -> AppendEntriesReply:
+    """Have the offered snapshot fetched, unless the log has come as far already."""
+    if message.index > state.delivered_index:
+        meta = SnapshotMeta(
+            message.index,
+            message.index_term,
+            message.chain,
+            tuple(message.members),
+            message.root,
+            message.size,
+        )
+        out.install = (sender, meta)
+    # What is delivered is committed and durable: that much is always safe to claim.
+    return AppendEntriesReply(state.term, True, state.delivered_index, 0, 0, message.round)

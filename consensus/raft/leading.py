@@ -1,0 +1,227 @@
+"""What exists only while a server leads: made on election, dropped on step-down, so that nothing of one leadership
+can leak into another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from consensus import quorum
+from consensus.core import EntryKind, NodeId, Out, Refusal, RefusalCode, SnapshotMeta, Token
+from consensus.raft.messages import AppendEntries, AppendEntriesReply, InstallSnapshot, ReadReply
+from consensus.raft.persistent import PersistentState
+from consensus.raft.progress import SNAPSHOT, Progress, Span
+from consensus.raft.reads import Asker, ReadRounds
+from consensus.raft.timing import SafetyViolation, Timing
+
+
+class Leading:
+    """One leadership: replication to the peers, the commit rule, read rounds, check-quorum. Its term is the
+    state's term, and no method is called once that has moved on."""
+
+    __slots__ = ("_members", "_node", "_state", "_timing", "heartbeat_at", "progress", "reads", "term_start")
+
+    def __init__(
+        self, node: NodeId, members: Sequence[NodeId], state: PersistentState, timing: Timing, now: int
+    ) -> None:
+        self._node = node
+        self._members = members
+        self._state = state
+        self._timing = timing
+        next_index = state.log.last_index + 1
+        self.progress = {peer: Progress(next_index, now) for peer in members if peer != node}
+        self.reads = ReadRounds()
+        self.term_start = next_index
+        """Index of this leader's first entry."""
+        self.heartbeat_at = now + timing.heartbeat
+
+    # ----------------------------------------------------------------------------------------------- inputs
+
+    def begin(self, now: int, out: Out) -> None:
+        """Append an entry of its own term: only such an entry commits by counting, and those before it with it."""
+        self._append([(EntryKind.NOOP, b"")], now, out)
+
+    def propose(self, payloads: Sequence[tuple[int, bytes]], now: int, out: Out) -> Refusal | None:
+        """Append entries, or refuse while too many bytes are not committed."""
+        state = self._state
+        uncommitted = state.log.bytes_between(state.commit_index, state.log.last_index)
+        if uncommitted > self._timing.uncommitted_bytes:
+            return Refusal(RefusalCode.BUSY, "too many bytes are appended and not yet committed", self._node)
+        self._append(payloads, now, out)
+        return None
+
+    def tick(self, now: int, out: Out) -> bool:
+        """Send heartbeats. False: it must lead no longer (check-quorum, thesis 6.2; or a disk that stands still,
+        which heartbeats would hide)."""
+        self.heartbeat_at = now + self._timing.heartbeat
+        since = now - 2 * self._timing.election
+        alive = [peer for peer, progress in self.progress.items() if progress.heard >= since]
+        if self._state.stalled(now, self._timing.stall):
+            return False
+        if not quorum.has_majority(self._members, [self._node, *alive]):
+            return False
+        self._broadcast(out, heartbeat=True)
+        return True
+
+    def on_reply(self, sender: NodeId, message: AppendEntriesReply, now: int, out: Out) -> None:
+        """A reply of this term."""
+        progress = self.progress[sender]
+        progress.heard = now
+        if message.round > progress.round_acked:
+            progress.round_acked = message.round
+            self._advance_reads(out)
+        log = self._state.log
+        if not message.success:
+            if progress.mismatched(log, message.index, message.hint_index, message.hint_term):
+                self._send(sender, progress, out, heartbeat=True)
+            return
+        if message.index > log.last_index:
+            raise SafetyViolation(
+                f"{self._node}: {sender} claims {message.index}, the log ends at {log.last_index}"
+            )
+        if progress.matched(message.index) and message.index > self._state.commit_index:
+            self._advance_commit(out)
+        self._send(sender, progress, out)
+
+    def persisted(self, out: Out) -> None:
+        """More of its own log is durable."""
+        if self._state.durable_index > self._state.commit_index:
+            self._advance_commit(out)
+
+    def read(self, asker: Asker, token: Token, out: Out) -> None:
+        """A read barrier; `asker` None is this node itself."""
+        self.reads.ask(asker, token)
+        self._advance_reads(out)
+
+    def refuse_reads(self, refusal: Refusal, out: Out) -> None:
+        """The leadership is over: nobody gets a barrier any more."""
+        for asker, token in self.reads.drain():
+            if asker is None:
+                out.refused_reads.append((token, refusal))
+            else:
+                out.now.append((asker, ReadReply(self._state.term, token, False, 0)))
+
+    def keep_for_fetchers(self, keep: int, meta: SnapshotMeta, previous: SnapshotMeta | None) -> int:
+        """Up to where entries may be forgotten after snapshot `meta`, at most `keep`. `previous` is the one before."""
+        log = self._state.log
+        for progress in self.progress.values():
+            fetching = progress.snapshot
+            if fetching is None:
+                continue
+            # Only the newest two can be fetched: whoever was offered an older one begins anew.
+            if previous is not None and fetching.index < previous.index:
+                fetching = progress.snapshot = meta
+            # A peer that is fetching a snapshot needs what follows it: else it would start over for ever.
+            behind = max(fetching.index, log.base_index)
+            if log.bytes_between(behind, log.last_index) <= 4 * self._timing.retain_bytes:
+                keep = min(keep, behind)
+        return keep
+
+    def check(self) -> None:
+        """Raise SafetyViolation unless I3 holds."""
+        for peer, progress in self.progress.items():
+            if progress.match_index >= progress.next_index:
+                raise SafetyViolation(f"{self._node}: match of {peer} is not below next: {progress}")
+
+    # ------------------------------------------------------------------------------------------ replication
+
+    def _append(self, payloads: Sequence[tuple[int, bytes]], now: int, out: Out) -> None:
+        self._state.append(payloads, now, out)
+        self._broadcast(out)
+
+    def _broadcast(self, out: Out, heartbeat: bool = False) -> None:
+        """Send every peer what it lacks. Those that lack the same get the same message object, side by side: the
+        shell then encodes it once."""
+        log = self._state.log
+        wanted: dict[Span, list[NodeId]] = {}
+        for peer, progress in self.progress.items():
+            if self._needs_snapshot(progress):
+                self._offer_snapshot(peer, progress, out, heartbeat)
+                continue
+            for span in progress.spans(log, heartbeat):
+                wanted.setdefault(span, []).append(peer)
+                progress.commit_sent = self._state.commit_index
+        for span in sorted(wanted):  # by place, so that each peer gets its messages in order
+            message = self._message(span)
+            out.now.extend((peer, message) for peer in wanted[span])
+
+    def _send(self, peer: NodeId, progress: Progress, out: Out, heartbeat: bool = False) -> None:
+        """Send what the peer lacks, within the bounds; nothing to send and no heartbeat due: nothing."""
+        if self._needs_snapshot(progress):
+            self._offer_snapshot(peer, progress, out, heartbeat)
+            return
+        for span in progress.spans(self._state.log, heartbeat):
+            out.now.append((peer, self._message(span)))
+            progress.commit_sent = self._state.commit_index
+
+    def _message(self, span: Span) -> AppendEntries:
+        previous, last = span
+        state = self._state
+        entries = state.log.slice(previous + 1, last)
+        return AppendEntries(
+            state.term, previous, state.log.term_at(previous), state.commit_index, self.reads.round, entries
+        )
+
+    def _needs_snapshot(self, progress: Progress) -> bool:
+        return progress.mode == SNAPSHOT or progress.next_index <= self._state.log.base_index
+
+    def _offer_snapshot(self, peer: NodeId, progress: Progress, out: Out, heartbeat: bool) -> None:
+        if progress.mode == SNAPSHOT and not heartbeat:
+            return  # it has been told
+        newest, base = self._state.snapshot, self._state.log.base_index
+        if newest is None:
+            raise SafetyViolation(f"{self._node}: entries up to {base} are gone without a snapshot")
+        offer = progress.snapshot
+        if (
+            progress.mode != SNAPSHOT or offer is None or offer.index < base
+        ):  # what follows an older one is gone
+            offer = newest
+        progress.mode = SNAPSHOT
+        progress.snapshot = offer
+        message = InstallSnapshot(
+            self._state.term,
+            self.reads.round,
+            offer.index,
+            offer.term,
+            offer.chain,
+            list(offer.members),
+            offer.root,
+            offer.size,
+        )
+        out.now.append((peer, message))
+
+    def _advance_commit(self, out: Out) -> None:
+        state = self._state
+        reached = {peer: progress.match_index for peer, progress in self.progress.items()}
+        reached[self._node] = state.durable_index  # rule 3
+        index = quorum.agreed(self._members, reached)
+        # Only entries of its own term commit by counting (paper 5.4.2, figure 8).
+        if index > state.commit_index and state.log.term_at(index) == state.term:
+            state.commit_to(index, out)
+            self._advance_reads(out)
+
+    # ------------------------------------------------------------------------------------------------ reads
+
+    def _advance_reads(self, out: Out) -> None:
+        """Start a round if one is due, and answer what the finished rounds allow."""
+        state, reads = self._state, self.reads
+        # Before the term's first commit this leader does not know what is committed (etcd #7331).
+        if state.commit_index < self.term_start:
+            return
+        while True:
+            if reads.begin(state.commit_index):
+                self._broadcast(out, heartbeat=True)
+            if not reads.running:
+                return
+            acked = {peer: progress.round_acked for peer, progress in self.progress.items()}
+            acked[self._node] = reads.round
+            done = reads.finish(quorum.agreed(self._members, acked))
+            if not done:
+                return
+            for asker, token, index in done:
+                if asker is None:
+                    out.reads.append((token, index))
+                    continue
+                # The asker can answer once it has applied `index`: tell it about that commit now.
+                if self.progress[asker].commit_sent < index:
+                    self._send(asker, self.progress[asker], out, heartbeat=True)
+                out.now.append((asker, ReadReply(state.term, token, True, index)))
