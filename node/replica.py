@@ -47,7 +47,7 @@ __all__ = ["Connection", "Effects", "Replica", "Settings"]
 
 QUERIES_A_TURN: Final = 16
 """Queries answered in one turn: a storm of them must not keep heartbeats waiting."""
-APPLY_BYTES_A_TURN: Final = 256 << 10
+APPLY_BYTES_A_TURN: Final = 32 << 10
 """Bytes of committed entries applied in one turn, for the same reason; at least one entry."""
 
 _CODES: Final = {
@@ -477,4 +477,5 @@ class Replica:
             "match_index": view.match_index,
             "storage_stalled": view.storage_stalled,
             "uptime_us": now - self._started_at,
+            "stopping": self.stopping,
         }

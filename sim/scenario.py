@@ -92,7 +92,7 @@ class Scenario:
     compare_with_reference: bool = False
     """Hold quality against the published figures; only the whole MovieLens stream may."""
     seconds: float = 0.0
-    """Longest time for load, 0: until the stream ends."""
+    """The load ends after so many seconds, but not before the last cut has been undone; 0: when the stream ends."""
 
 
 def names() -> list[str]:
@@ -107,9 +107,9 @@ def load(name_or_path: str) -> Scenario:
         path = FOLDER / f"{name_or_path}.toml"
         if not path.exists():
             near = difflib.get_close_matches(name_or_path, names(), 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = f"; did you mean {near[0]!r}" if near else ""
             raise ScenarioError(
-                f"no scenario {name_or_path!r}{hint} Known: {', '.join(names())}; or give the path of a .toml file"
+                f"no scenario {name_or_path!r}{hint}. Known: {', '.join(names())}; or give the path of a .toml file"
             )
     try:
         text = path.read_text(encoding="utf-8")

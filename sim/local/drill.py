@@ -27,6 +27,7 @@ SAMPLE_S: Final = 0.25
 CATCH_UP_S: Final = 30.0
 START_S: Final = 30.0
 RECOVERY_S: Final = 20.0
+BEHIND_LAST_CUT_S: Final = 1.5
 CAUGHT_UP: Final = 200
 """Entries between the first and the last replica that count as caught up."""
 
@@ -146,8 +147,7 @@ class Drill:
                     )
                 )
                 load_begin = now_us()
-                await self._load(nursery, cluster, power, client, writer, ranker)
-                load_end = now_us()
+                load_end = await self._load(nursery, cluster, power, client, writer, ranker)
                 self._tell("letting every node catch up")
                 await writer.settle(scenario.writes.deadline_s)
                 behind = await self._catch_up(cluster, client)
@@ -162,21 +162,33 @@ class Drill:
         client: Client,
         writer: Writer,
         ranker: Ranker,
-    ) -> None:
+    ) -> int:
+        """Carry out load and cuts; the instant at which the last update was begun (us)."""
         scenario = self.scenario
         batches = list(self._stream.batches(scenario.writes.batch))
-        longest = scenario.seconds or len(batches) / scenario.writes.per_s + 1
-        self.live.load_s = longest
+        self.live.load_s = scenario.seconds or len(batches) / scenario.writes.per_s
         self._tell("learning")
         async with trio.open_nursery() as load:
             load.start_soon(ranker.run, nursery)
             for cut in scenario.cuts:
                 load.start_soon(self._cut, cluster, power, client, cut)
-            await writer.run(batches, longest)
+            await writer.run(batches, self._enough)
+            load_end = now_us()
             # Cuts still to be undone are; a cut that the load did not live to see is one that did not happen.
             while self.live.dark:
                 await trio.sleep(0.05)
             load.cancel_scope.cancel()
+        return load_end
+
+    def _enough(self, seconds: float) -> bool:
+        """Whether the load may end after so many seconds: the time asked for is over, every cut was made and undone, and
+        the load went on for a while behind the last one. With no time asked for, the stream's end is the end."""
+        if not self.scenario.seconds or seconds < self.scenario.seconds:
+            return False
+        undone = [cut["restored_at_us"] for cut in self._cuts if "restored_at_us" in cut]
+        return len(undone) == len(self.scenario.cuts) and (
+            not undone or now_us() - max(undone) > BEHIND_LAST_CUT_S * 1e6
+        )
 
     async def _cut(self, cluster: Cluster, power: Control, client: Client, plan: PowerCut) -> None:
         await trio.sleep(plan.at_s)

@@ -54,12 +54,12 @@ class Writer:
             self._begin(command, ())
         await self.settle(30)
 
-    async def run(self, batches: Sequence[list[Pair]], until_s: float) -> None:
-        """Send the batches, the n-th n / per_s seconds from now; stop after `until_s` seconds."""
+    async def run(self, batches: Sequence[list[Pair]], enough: Callable[[float], bool]) -> None:
+        """Send the batches, the n-th n / per_s seconds from now, until they end or `enough(seconds so far)` says so."""
         began = trio.current_time()
         for number, batch in enumerate(batches):
             due = number / self._plan.per_s
-            if due > until_s:
+            if enough(due):
                 break
             await trio.sleep_until(began + due)
             self._begin(commands.observe(batch), [user for user, _ in batch])

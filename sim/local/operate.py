@@ -213,7 +213,7 @@ def rank(
 
 
 def observe(
-    folder: Path, interactions: Sequence[tuple[int, int, int]], deadline_s: float = 10.0
+    folder: Path, interactions: Sequence[tuple[int, int, int]], deadline_s: float = 3.0
 ) -> dict[str, Any]:
     """Have the model learn from interactions, in order, exactly once. Acknowledged when durable on a
     quorum."""

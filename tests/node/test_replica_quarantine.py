@@ -14,6 +14,7 @@ from node.kv import KvMachine, append, get, put
 from node.protocol import ChunkRequest, Code, Consistency, DigestReport, OpenSession, Query, Submit
 from node.replica import Settings
 from node.sessions import PLACES, commands_group, decode_block, open_group
+from node.snapshot import make_manifest, write_ops
 
 
 class Corrupting(KvMachine):
@@ -84,6 +85,12 @@ def test_a_replica_that_applies_a_mark_late_is_measured_against_reports_that_cam
 def test_in_quarantine_nothing_is_served_told_offered_or_snapshotted() -> None:
     bench, report = marked(lead=True, settings=Settings(barrier=NEVER, digest=NEVER, snapshot_bytes=300))
     session = PLACES
+    chunks = bench.state.snapshot()
+    manifest = make_manifest(bench.identity, 2, 1, bench.state.chain, ["n1"], chunks)
+    bench.disk.perform(write_ops(manifest, chunks))
+    bench.replica.receive_peer("n2", ChunkRequest(2, 0), bench.now)
+    ((_, piece),) = bench.turn().bulk
+    assert piece.data == manifest.encode()
     bench.replica.receive_client("alice", Submit(session, 0, [1], [put(b"a", b"b")]), bench.now)
     bench.replica.receive_client("alice", OpenSession(1), bench.now)
     bench.turn()

@@ -52,7 +52,7 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, words: str
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_known_one() -> None:
-    with pytest.raises(ScenarioError, match="did you mean quick"):
+    with pytest.raises(ScenarioError, match="did you mean 'quick'"):
         scenario.load("quikc")
 
 
