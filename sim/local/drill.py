@@ -68,6 +68,7 @@ class Drill:
         self._rng = random.Random(f"{seed}/drill")
         self._cuts: list[dict[str, Any]] = []
         self._cut_domains: list[str] = []
+        self._one_outage = trio.Lock()
         self._surprises: list[str] = []
         self._begin_us = 0
         self._statuses: dict[str, dict[str, Any]] = {}
@@ -193,7 +194,16 @@ class Drill:
     async def _cut(self, cluster: Cluster, power: Control, client: Client, plan: PowerCut) -> None:
         await trio.sleep(plan.at_s)
         if plan.after_recovery:
-            await self._await_recovery(cluster, client)
+            # One outage at a time: on a slow machine two cuts may have become due while a domain was coming back.
+            async with self._one_outage:
+                await self._await_recovery(cluster, client)
+                await self._cut_and_restore(cluster, power, client, plan)
+        else:
+            await self._cut_and_restore(cluster, power, client, plan)
+
+    async def _cut_and_restore(
+        self, cluster: Cluster, power: Control, client: Client, plan: PowerCut
+    ) -> None:
         domain, leader = await self._choose(cluster, client, plan)
         self._cut_domains.append(domain)
         self.live.dark[domain] = ", ".join(place.id for place in cluster.of_domain(domain))

@@ -283,7 +283,7 @@ def test_a_query_that_makes_no_sense_is_refused_in_words() -> None:
 
 def test_committed_entries_are_applied_a_bounded_number_of_bytes_a_turn() -> None:
     bench = leading()
-    entries = [bench.entry(commands_group(9, 0, [1], [bytes(100_000)])) for _ in range(6)]
+    entries = [bench.entry(commands_group(9, 0, [1], [bytes(12_000)])) for _ in range(6)]
     effects = bench.core_says(lambda out: out.committed.extend(entries))
     assert (bench.state.applied_index, effects.again) == (4, True)
     assert bench.turn().again is False

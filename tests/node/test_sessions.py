@@ -99,6 +99,10 @@ def test_a_number_below_the_settled_ones_that_never_took_effect_does_not_do_so_l
     (refused,) = apply(table, tally, 3, name, [5], low=0)
     assert isinstance(refused, Refused)
     assert tally.taken == [b"9"]
+    apply(table, tally, 4, name, [10], low=20)
+    (refused,) = apply(table, tally, 5, name, [15, 16], low=0)
+    assert isinstance(refused, Refused)
+    assert tally.taken == [b"9", b"10"]
 
 
 def test_settling_very_far_ahead_costs_no_more_than_what_is_remembered() -> None:
