@@ -23,7 +23,7 @@ from node.protocol import (
     StatusRequest,
     Submit,
 )
-from node.replica import QUERIES_A_TURN, Settings
+from node.replica import APPLY_BYTES_A_TURN, QUERIES_A_TURN, Settings
 from node.sessions import PLACES, WINDOW, commands_group, decode_block, expire_group, open_group
 from node.writes import BLOCK_BYTES
 
@@ -281,13 +281,17 @@ def test_a_query_that_makes_no_sense_is_refused_in_words() -> None:
     assert "GET" in refused.reason or "key" in refused.reason
 
 
-def test_committed_entries_are_applied_a_bounded_number_of_bytes_a_turn() -> None:
+def test_committed_entries_are_applied_a_bounded_number_of_bytes_a_turn_but_at_least_one() -> None:
     bench = leading()
-    entries = [bench.entry(commands_group(9, 0, [1], [bytes(12_000)])) for _ in range(6)]
-    effects = bench.core_says(lambda out: out.committed.extend(entries))
-    assert (bench.state.applied_index, effects.again) == (4, True)
-    assert bench.turn().again is False
-    assert bench.state.applied_index == 7
+    half = bytes(APPLY_BYTES_A_TURN // 2)  # two of them and their headers are over the bound
+    huge = bytes(3 * APPLY_BYTES_A_TURN)
+    entries = [bench.entry(commands_group(9, 0, [1], [data])) for data in (half, half, half, huge, half)]
+    bench.core_says(lambda out: out.committed.extend(entries))
+    reached = [bench.state.applied_index]
+    while bench.effects.again:
+        bench.turn()
+        reached.append(bench.state.applied_index)
+    assert reached == [3, 5, 6]
 
 
 def test_only_a_leader_sweeps_and_only_sessions_unused_for_their_whole_time_to_live() -> None:
