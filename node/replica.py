@@ -411,6 +411,14 @@ class Replica:
             result = state.query(query.query)
         except QueryError as error:
             return QueryRefused(query.request, Code.BAD_QUERY, str(error), None)
+        except Exception as error:
+            # A query changes nothing. What the machine trips over is a bug of its own, and must not stop this replica:
+            # the client would ask the next one, and stop them all.
+            self._effects.events.append(
+                ("query_failed", {"error": repr(error)[:300], "query": query.query.hex()[:200]})
+            )
+            reason = f"the machine failed on this query ({type(error).__name__}); see the log of {self.node}"
+            return QueryRefused(query.request, Code.BAD_QUERY, reason, None)
         tier = self.desk.tier(now)
         return Answer(query.request, state.applied_index, state.chain, self.desk.age(now), tier, result)
 

@@ -331,3 +331,20 @@ def test_the_status_names_what_an_operator_needs_and_changes_nothing() -> None:
     assert first.status["applied_index"] == 1
     assert first.status["chain"] == bench.state.chain.hex()
     assert first.status["quarantined"] is None
+
+
+def test_a_query_that_the_machine_trips_over_is_refused_and_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = leading()
+
+    def broken(query: bytes) -> bytes:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(bench.state.machine, "query", broken)
+    bench.replica.receive_client("a", Query(7, Consistency.ANY, 0, 1000, get(b"x")), bench.now)
+    effects = bench.turn()
+    refused = next(message for _, message in effects.clients if isinstance(message, QueryRefused))
+    assert refused.code == Code.BAD_QUERY
+    assert "ZeroDivisionError" in refused.reason
+    assert [name for name, _ in effects.events] == ["query_failed"]
