@@ -58,8 +58,8 @@ class Load:
     failed: int
     journal_bytes_per_update: float
     """On the leader's disk, growth of journals and archives divided by updates."""
-    entries: int
-    """Log entries that the updates shared."""
+    updates_per_entry: float
+    """How many updates shared a log entry, warm-up included."""
 
 
 def write_cluster(folder: Path, nodes: int, settings: dict[str, dict[str, Any]]) -> tuple[config.Member, ...]:
@@ -215,7 +215,7 @@ async def _measure(
                     round(latencies[-1], 3),
                     failed,
                     round((_disk_bytes(folder / leader / "data") - before) / applied, 1),
-                    status["commit_index"] - entries,
+                    round(applied / max(status["commit_index"] - entries, 1), 1),
                 )
             )
     return loads
