@@ -128,7 +128,7 @@ def cluster(
         (
             str(load["in_flight"]), f"{load['updates_per_s']:,.0f}", f"{load['p50_ms']:.2f}", f"{load['p99_ms']:.2f}",
             f"{load['p999_ms']:.2f}", f"{load['max_ms']:.1f}", f"{load['journal_bytes_per_update']:.0f}",
-            f"{load['updates'] / max(load['entries'], 1):.1f}", str(load["failed"]),
+            f"{load['updates_per_entry']:.1f}", str(load["failed"]),
         )
         for load in result["loads"]
     ]  # fmt: skip
