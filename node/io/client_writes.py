@@ -441,7 +441,11 @@ class Writes:
         if pending.unsure or pending.at is not None:
             pending.fail(OutcomeUnknown(f"{why}, {pending.attempts} copies sent{heard}"))
         else:
-            where = "" if self.leader is not None else "; no leader is known"
+            where = ""
+            if self.leader is None:
+                where = "; no leader is known, a majority of the members may be out of reach"
+            elif self._leader_channel() is None:
+                where = f"; {self.leader}, the last leader that was known, is out of reach"
             pending.fail(NotDone(f"{why}{where}{heard}"))
 
     def _due(self, now: float) -> Iterable[Pending]:
