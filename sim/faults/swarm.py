@@ -1,0 +1,109 @@
+"""Drawing a plan from a seed, by swarm testing: every seed leaves out kinds of faults, so that those it has come together in ways
+that a draw from everything never shows (Groce et al., "Swarm Testing", ISSTA 2012).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from sim.faults.catalogue import KINDS
+from sim.faults.fault import Fault
+from sim.faults.kind import FaultError, Terrain
+from sim.virtual.client import Load
+from sim.virtual.network import Weather
+from sim.virtual.plan import Plan
+from sim.virtual.power import PowerTree
+from sim.virtual.streams import Streams
+
+CALM: Final = 500_000
+"""Microseconds before the first window of faults."""
+WINDOWS: Final = 3
+SPAN: Final = 3_100_000
+"""Microseconds from the beginning of a window of faults to that of the next."""
+
+
+@dataclass(slots=True, frozen=True)
+class Options:
+    """What a campaign asks for; everything else is drawn from each seed."""
+
+    protocol: str = "raft"
+    machine: str = "kv"
+    nodes: int = 5
+    clients: int = 5
+    kinds: tuple[str, ...] = ()
+    """Kinds of faults to draw from; none given: all."""
+    without: tuple[str, ...] = ()
+    """Kinds of faults to leave out."""
+    over_budget: bool = False
+    oracles: tuple[str, ...] = ()
+
+
+def budget(nodes: int) -> int:
+    """How many nodes a majority protocol can lose for good."""
+    return (nodes - 1) // 2
+
+
+def draw(seed: int, options: Options = Options()) -> Plan:
+    """The plan of a seed. Raises FaultError for a kind that does not exist."""
+    for kind in (*options.kinds, *options.without):
+        if kind not in KINDS:
+            raise FaultError(f"no fault {kind!r}. Known: {', '.join(KINDS)}")
+    rng = Streams(seed).fresh("plan")
+    plan = Plan(
+        seed, options.protocol, options.machine, options.nodes, options.clients, oracles=options.oracles
+    )
+    names = [f"n{number}" for number in range(1, plan.nodes + 1)]
+    places = PowerTree({name: plan.domains[k % len(plan.domains)] for k, name in enumerate(names)}).places()
+    spared = plan.nodes if options.over_budget else budget(plan.nodes)
+    terrain = Terrain(names, places, rng.sample(names, spared))
+    known = [name for name in (options.kinds or KINDS) if name not in options.without]
+    enabled = [name for name in known if rng.random() < 0.5] or [rng.choice(known)] if known else []
+    return Plan(
+        seed,
+        options.protocol,
+        options.machine,
+        options.nodes,
+        options.clients,
+        schedule=tuple(_schedule(rng, terrain, enabled)),
+        duration=CALM + WINDOWS * SPAN,
+        quorum=rng.choice((700_000, 1_500_000)),
+        timing={"retain_bytes": rng.choice((800, 6_000, 16 << 20))},
+        settings={
+            "snapshot_bytes": rng.choice((5_000, 20_000, 8 << 20)),
+            "max_sessions": rng.choice((6, 4096)),
+            "session_ttl": rng.choice((1_200_000, 600_000_000)),
+            "queries_in_queue": rng.choice((2, 512)),
+        },
+        weather=Weather(
+            low=rng.choice((60, 150, 1_500)),
+            spread=rng.choice((200, 900, 4_000)),
+            loss=rng.choice((0.0, 0.0, 0.001, 0.01)),
+            ordered=rng.random() < 0.7,
+        ),
+        load=Load(
+            batch=rng.choice((2, 5, 7)),
+            window=rng.choice((2, 8, 12)),
+            patience=rng.choice(((8_000, 30_000), (60_000, 120_000), (60_000, 120_000))),
+            sleep=rng.choice((0.0, 0.0, 0.03)),
+        ),
+        drift=rng.choice((0, 0, 200)),
+        coded=rng.random() < 0.06,
+        over_budget=options.over_budget,
+        oracles=options.oracles,
+    )
+
+
+def _schedule(rng: Random, terrain: Terrain, enabled: list[str]) -> list[Fault]:
+    faults: list[Fault] = []
+    if not enabled:
+        return faults
+    for window in range(WINDOWS):
+        begin = CALM + window * SPAN + rng.randrange(300_000)
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            kind = KINDS[rng.choice(enabled)]
+            at = begin + rng.choice((0, rng.randrange(400_000)))
+            until = at + rng.randrange(500_000, 2_200_000)
+            faults.append(Fault(len(faults), kind.name, at, until, kind.draw(rng, terrain)))
+    return sorted(faults, key=lambda fault: fault.at)

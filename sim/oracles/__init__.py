@@ -1,0 +1,1 @@
+"""Oracles: they watch a run from outside and say when something happens that must never happen."""

@@ -1,0 +1,313 @@
+"""Virtual clients: they write in sessions, retry under the same numbers at other nodes, hang up, fall silent until their sessions
+expire, ask queries of every consistency; and keep the history that the checks read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from node.protocol import (
+    Answer,
+    Code,
+    Leader,
+    OpenSession,
+    Outcome,
+    Query,
+    QueryRefused,
+    Refused,
+    SessionOpened,
+    Submit,
+)
+from sim.check.history import Operation
+from sim.virtual.host import CONNECT
+
+if TYPE_CHECKING:
+    from sim.virtual.host import Host
+    from sim.virtual.world import World
+
+NO_QUORUM: Final = int(Code.NO_QUORUM)
+REDIRECT: Final = 1_000
+"""Microseconds from a redirection to the next attempt."""
+UNKNOWN_SESSION: Final = int(Code.UNKNOWN_SESSION)
+CONSISTENCIES: Final = ("any", "bounded", "linearizable")
+
+
+@dataclass(slots=True, frozen=True)
+class Load:
+    """How clients behave; times in microseconds."""
+
+    pause: tuple[int, int] = (300_000, 900_000)
+    """Between two things that a client does."""
+    batch: int = 5
+    """Most commands in one request."""
+    window: int = 8
+    """Most commands of a client without an answer."""
+    patience: tuple[int, int] = (60_000, 120_000)
+    """After so long without an answer a request is sent again, then after twice as long..."""
+    patience_most: int = 250_000
+    queries: float = 0.8
+    """Share of what a client does that is followed by a query."""
+    wander: float = 0.15
+    """Share of requests sent to a node other than the leader that the client knows of."""
+    hang_ups: float = 0.02
+    sleep: float = 0.0
+    """Share of pauses in which a client sleeps through its session's life."""
+
+
+class Connection:
+    """A client's way to one life of a node, and back."""
+
+    __slots__ = ("_back", "_out", "client", "closed", "host", "life")
+
+    def __init__(self, client: Client, host: Host) -> None:
+        self.client, self.host = client, host
+        self.life = host.life
+        self.closed = False
+        links = client.world.network.links
+        self._out, self._back = links[client.name, host.name], links[host.name, client.name]
+
+    def to_node(self, message: Any) -> None:
+        """From the client."""
+        self._out.send((self, message))
+
+    def to_client(self, message: Any) -> None:
+        """From the node."""
+        self._back.send((self, message))
+
+
+class Client:
+    """One client; `load` may be changed while it works."""
+
+    def __init__(self, world: World, name: str, load: Load) -> None:
+        self.world, self.name, self.load = world, name, load
+        self.rng = world.streams.of(f"client/{name}")
+        self.workload = world.machine.workload(name, self.rng)
+        self.connections: dict[str, Connection] = {}
+        self.leader = self.rng.choice(world.names)
+        self.session: int | None = None
+        self.opening: Operation | None = None
+        self.request = 0
+        self.seq = 0
+        self.low = 0
+        self.open: dict[int, Operation] = {}
+        self.settled: dict[int, None] = {}
+        self.asked: dict[int, Operation] = {}
+        self.done = 0
+        self.active = True
+        self.refusal = ""
+        """The last one heard, for whoever wonders why nothing goes on."""
+        for node in world.names:
+            world.network.links[node, name].deliver = self.hear
+        self._turn = 0
+        world.timeline.after(self.rng.randrange(20_000), self.act, 0)
+
+    # ---------------------------------------------------------------------------------------------------- asking
+
+    def act(self, turn: int = 0) -> None:
+        """What this client does next, and when after that."""
+        if turn != self._turn:
+            return  # it was called out of its turn meanwhile
+        world, rng, load = self.world, self.rng, self.load
+        pause = rng.randint(*load.pause)
+        if self.active:
+            if self.session is None:
+                if self.opening is None:
+                    self.request += 1
+                    self.opening = self._record("open")
+                    self._try_open(self.request)
+            elif len(self.open) < load.window:
+                self._write(rng.randint(1, min(load.batch, load.window - len(self.open))))
+            if rng.random() < load.queries:
+                self._query()
+            if load.hang_ups and rng.random() < load.hang_ups:
+                self._hang_up(rng.choice(world.names))
+            if load.sleep and rng.random() < load.sleep:
+                pause += 2 * world.settings.session_ttl
+        world.timeline.after(pause, self.act, self._turn)
+
+    def act_once(self) -> None:
+        """Do something now, whatever it was waiting for."""
+        self._turn += 1
+        self.act(self._turn)
+
+    def _connection(self, name: str) -> Connection:
+        host = self.world.hosts[name]
+        old = self.connections.get(name)
+        if old is not None and old.life == host.life:
+            return old
+        made = self.connections[name] = Connection(self, host)
+        made.to_node(CONNECT)
+        return made
+
+    def _hang_up(self, name: str) -> None:
+        old = self.connections.pop(name, None)
+        if old is not None:
+            old.closed = True
+            old.to_node(None)
+
+    def _record(self, op: Any, **fields: Any) -> Operation:
+        world = self.world
+        operation = Operation(op, self.name, world.timeline.now, None, "unknown", **fields)
+        world.history.append(operation)
+        for hook in world.on_invoked:
+            hook(operation)
+        return operation
+
+    def _return(self, operation: Operation, outcome: Any) -> None:
+        operation.returned, operation.outcome = self.world.timeline.now, outcome
+        for hook in self.world.on_returned:
+            hook(operation)
+
+    def _node_to_ask(self) -> str:
+        if self.rng.random() < self.load.wander:
+            self.leader = self.rng.choice(self.world.names)
+        return self.leader
+
+    def _try_open(self, request: int) -> None:
+        if request != self.request or self.opening is None:
+            return
+        self._connection(self._node_to_ask()).to_node(OpenSession(request))
+        self.world.timeline.after(self.rng.randint(*self.load.patience), self._open_again, request)
+
+    def _open_again(self, request: int) -> None:
+        if request == self.request and self.opening is not None:
+            self.leader = self.rng.choice(self.world.names)
+            self._try_open(request)
+
+    def _write(self, count: int) -> None:
+        seqs = []
+        session = self.session or 0
+        for _ in range(count):
+            self.seq += 1
+            command = self.workload.command(session, self.seq)
+            self.open[self.seq] = self._record("write", session=session, seq=self.seq, command=command)
+            seqs.append(self.seq)
+        self._submit((session, seqs, self.rng.randint(*self.load.patience)))
+
+    def _submit(self, sent: tuple[int, list[int], int]) -> None:
+        session, seqs, patience = sent
+        seqs = [seq for seq in seqs if seq in self.open]
+        if session != self.session or not seqs:
+            return
+        commands = [self.open[seq].command or b"" for seq in seqs]
+        self._connection(self._node_to_ask()).to_node(Submit(session, self.low, seqs, commands))
+        longer = min(2 * patience, self.load.patience_most)
+        self.world.timeline.after(patience, self._submit_again, (session, seqs, longer))
+
+    def _submit_again(self, sent: tuple[int, list[int], int]) -> None:
+        session, seqs, _ = sent
+        if session == self.session and any(seq in self.open for seq in seqs):
+            for seq in seqs:
+                if seq in self.open:
+                    self.open[seq].attempts += 1
+            if self.rng.random() < 0.5:  # whoever did not answer may be dark
+                self.leader = self.rng.choice(self.world.names)
+            self._submit(sent)
+
+    def _query(self) -> None:
+        rng, world = self.rng, self.world
+        if self.opening is not None:
+            return  # its request number is in use
+        self.request += 1
+        consistency = rng.randrange(3)
+        age = rng.choice((10_000, 100_000, 400_000))
+        query = self.workload.query()
+        name = rng.choice(world.names)
+        self.asked[self.request] = self._record(
+            "query",
+            consistency=CONSISTENCIES[consistency],
+            max_age_us=age if consistency == 1 else None,
+            query=query,
+            node=name,
+        )
+        patience = rng.choice((50_000, 500_000))
+        self._connection(name).to_node(Query(self.request, consistency, age, patience, query))
+
+    # ----------------------------------------------------------------------------------------------------- hearing
+
+    def hear(self, carried: tuple[Connection, Any]) -> None:
+        """A message from a node, on a connection."""
+        connection, message = carried
+        if connection.closed:
+            return
+        kind = type(message)
+        if kind is Outcome:
+            self._outcome(message)
+        elif kind is Answer:
+            self._answered(message)
+        elif kind is Leader:
+            if message.leader is not None:
+                self.leader = message.leader
+        elif kind is SessionOpened:
+            self._opened(message)
+        elif kind is Refused:
+            self._refused(message)
+        elif kind is QueryRefused:
+            operation = self.asked.pop(message.request, None)
+            if operation is not None:
+                self._return(operation, "refused")
+
+    def _opened(self, message: SessionOpened) -> None:
+        if self.opening is None or message.request != self.request:
+            return
+        operation, self.opening = self.opening, None
+        operation.session, operation.index, operation.chain = message.session, message.index, message.chain
+        self._return(operation, "ok")
+        self.session, self.seq, self.low = message.session, 0, 0
+        self.open, self.settled = {}, {}
+
+    def _outcome(self, message: Outcome) -> None:
+        if message.session != self.session:
+            return
+        for seq, place, result in zip(message.seqs, message.places, message.results, strict=True):
+            operation = self.open.pop(seq, None)
+            if operation is None:
+                continue
+            operation.index, operation.place = message.index, place
+            operation.chain, operation.result = message.chain, result
+            self._return(operation, "ok")
+            self.done += 1
+            self.settled[seq] = None
+            while self.low + 1 in self.settled:
+                self.low += 1
+                del self.settled[self.low]
+
+    def _refused(self, message: Refused) -> None:
+        self.refusal = message.reason
+        if message.leader is not None:
+            self.leader = message.leader
+            # Redirected: ask there at once, or nearly so, since two nodes may each take the other for the leader.
+            self.world.timeline.after(
+                REDIRECT, self._follow, (message.request, message.session, message.seqs)
+            )
+        elif message.code == NO_QUORUM:
+            self.leader = self.rng.choice(self.world.names)
+        if message.code == UNKNOWN_SESSION and message.session == self.session:
+            # What is open stays of unknown outcome for ever.
+            self.session, self.open = None, {}
+
+    def _follow(self, refused: tuple[int, int, list[int]]) -> None:
+        request, session, seqs = refused
+        if request:
+            if request == self.request and self.opening is not None:
+                self._connection(self.leader).to_node(OpenSession(request))
+            return
+        seqs = [seq for seq in seqs if seq in self.open]
+        if seqs and session == self.session:
+            commands = [self.open[seq].command or b"" for seq in seqs]
+            self._connection(self.leader).to_node(Submit(session, self.low, seqs, commands))
+
+    def _answered(self, message: Answer) -> None:
+        operation = self.asked.pop(message.request, None)
+        if operation is None:
+            return
+        operation.source = "model"
+        operation.index, operation.chain, operation.result = message.index, message.chain, message.result
+        operation.age_us, operation.tier = message.age, message.tier
+        self._return(operation, "ok")
+
+    def explain(self) -> str:
+        """What it waits for."""
+        waiting = f"{len(self.open)} writes" if self.session is not None else "a session"
+        return f"{self.name}: waits for {waiting}; it takes {self.leader} for the leader; last refusal: {self.refusal or 'none'}"

@@ -1,0 +1,570 @@
+"""A virtual machine of the cluster: clock, disk, power, a processor with a price, and the replica on it while it runs.
+
+What arrives while the processor is busy (or paused) is handled in one turn when it is free again, as on a real node.
+Between any two
+steps of a disk job, and between a turn and each of the messages that it sends, the process can be made to die.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+from consensus.core import NEVER, CoreView, Record
+from node import snapshot
+from node.disk import JOURNAL, SNAPSHOT, DiskError, Job, Op, Sync, SyncDirectory
+from node.effects import Effects
+from node.journal import Journal, JournalError, Recovered, merge
+from node.protocol import Answer, Outcome
+from node.replica import Replica
+from node.segment import Identity
+from node.snapshot import SnapshotError
+from node.state import ReplicatedState
+from sim.virtual.clock import Clock
+from sim.virtual.disk import MemoryDisk
+
+if TYPE_CHECKING:
+    from sim.faults.running import Running
+    from sim.virtual.client import Connection
+    from sim.virtual.network import Link
+    from sim.virtual.world import World
+
+CLUSTER: Final = "virtual"
+RESERVE: Final = 16384
+"""Bytes that a journal segment sets aside."""
+TURN: Final = 200
+"""Microseconds from the begin of a turn until the next can begin: what a real node takes to handle what has come together, send,
+and look at its sockets again."""
+BYTES_A_MICROSECOND: Final = 100
+"""Of the bulk connection."""
+
+_PEER, _CLIENT, _DONE = 0, 1, 2
+_BAD_PIECE: Final = "a snapshot's piece was not what had been announced"
+
+TRAPS: Final = ("before the sync", "after the sync", "before the messages", "amid the messages")
+"""Moments at which a process can be made to die."""
+
+
+class Recorder:
+    """Stands between a replica and its journal, and tells the oracles what the core wants durable."""
+
+    def __init__(self, host: Host, journal: Journal) -> None:
+        self._host = host
+        self._journal = journal
+        self.rotate = journal.rotate
+        self.mark_synced = journal.mark_synced
+
+    @property
+    def size(self) -> int:
+        return self._journal.size
+
+    def append(self, records: list[Record]) -> tuple[list[Op], int]:
+        for hook in self._host.world.on_recorded:
+            hook(self._host, records)
+        return self._journal.append(records)
+
+
+class Host:
+    """One machine. `replica` is None while its process does not run; `lost` says why it never will again."""
+
+    def __init__(self, world: World, name: str, clock: Clock) -> None:
+        self.world = world
+        self.name = name
+        self.clock = clock
+        self.identity = Identity(CLUSTER, name)
+        self.replica: Replica | None = None
+        self.life = 0
+        self.lost = ""
+        self.view: CoreView | None = None
+        self.applied = 0
+        self.turn_cost = TURN
+        self.free_at = 0
+        self.paused_until = 0
+        self.trap: tuple[str, Running, str] | None = None
+        """(moment of `TRAPS`, the fault that set it, `power` or `kill`)"""
+        self.crashed = ""
+        """The exception that ended the process, if one did."""
+        self.disk = MemoryDisk()
+        self.disk.perform(Journal.create_ops(self.identity, reserve=RESERVE))
+        self._disk_rng: Random = world.streams.of(f"disk/{name}")
+        self._power_rng: Random = world.streams.of(f"power/{name}")
+        self.stall: Running | None = None
+        """The fault that keeps every sync from returning."""
+        self.slowness = 1
+        """How many times longer than usual a sync takes."""
+        self._stalled: list[tuple[int, int, list[Op], int, int]] = []
+        self._inbox: list[tuple[int, Any, Any]] = []
+        self._waking = False
+        self._timer_at = NEVER
+        self._lanes: dict[int, deque[Job]] = {}
+        self._working: dict[int, bool] = {}
+        self._timeline = world.timeline
+        self._skew = clock.skew
+        self._to_peers: dict[str, Link] = {}
+
+    # ------------------------------------------------------------------------------------------------ life and death
+
+    @property
+    def running(self) -> bool:
+        """Whether its process runs."""
+        return self.replica is not None
+
+    def boot(self) -> None:
+        """Start the process: read the disk, recover, take part. A node that cannot is lost, and says why."""
+        if self.replica is not None or self.lost or not self.world.power.powered(self.name):
+            return
+        world = self.world
+        self.life += 1
+        self.disk.restart()
+        try:
+            journal, recovered = Journal.open(self.disk, self.identity, archive=True, reserve=RESERVE)
+            notes = list(recovered.notes)
+            newest = snapshot.newest(self.disk, self.identity, notes)
+            replica = self._replica(journal, recovered, newest)
+        except (JournalError, SnapshotError, DiskError, ValueError) as error:
+            self._lose(f"{type(error).__name__}: {error}")
+            return
+        if world.trace is not None:
+            world.trace.tell(world.timeline.now, "boot", self.name, life=self.life, notes=notes)
+        for hook in world.on_recovered:
+            hook(self, recovered.records)
+        self.replica = replica
+        self.crashed = ""
+        self._inbox = []
+        self._waking = False
+        self._timer_at = NEVER
+        self._lanes = {JOURNAL: deque(), SNAPSHOT: deque()}
+        self._working = {JOURNAL: False, SNAPSHOT: False}
+        self.view = None
+        self.applied = replica.state.applied_index
+        self.free_at = self.paused_until = now = world.timeline.now
+        local = self.clock.read(now)
+        try:
+            replica.start(local)
+        except Exception as error:
+            world.core_failed(self, error)
+            return
+        self._turn(now, local)
+
+    def _replica(self, journal: Journal, recovered: Recovered, newest: Any) -> Replica:
+        world = self.world
+        rng = world.streams.fresh(f"core/{self.name}/{self.life}")
+        core = world.protocol.make(self.name, world.names, rng, world.plan)
+        machine = world.machine.make()
+        state = ReplicatedState(machine, world.settings.max_sessions)
+        recorder: Any = Recorder(self, journal)
+        return Replica(
+            self.name, self.identity, core, recorder, recovered, state, self.disk, newest, world.settings
+        )
+
+    def _lose(self, why: str) -> None:
+        self.lost = why
+        world = self.world
+        if world.trace is not None:
+            world.trace.tell(
+                world.timeline.now, "event", self.name, name="refuses to start", fields={"why": why}
+            )
+        for hook in world.on_lost:
+            hook(self, why)
+
+    def _gone(self, why: str, lost_bytes: int = 0) -> None:
+        self.replica = None
+        self.view = None
+        self.life += 1
+        self.trap = None
+        self._inbox = []
+        world = self.world
+        if world.trace is not None:
+            world.trace.tell(world.timeline.now, "down", self.name, why=why, unsynced=lost_bytes)
+        for hook in world.on_down:
+            hook(self)
+
+    def cut_power(self, by: Running | None = None) -> None:
+        """The power goes: memory is lost, and of unsynced bytes and names what the disk's law says."""
+        if self.replica is None:
+            return
+        loss = self.disk.cut(self._power_rng)
+        if by is not None:
+            by.bite("nodes without power")
+            for what, count in (
+                ("cut with unsynced bytes", loss.unsynced_bytes),
+                ("cut that dropped bytes", loss.dropped_bytes),
+                ("cut that tore bytes", loss.torn_bytes),
+                ("cut that undid names", loss.entries_undone),
+            ):
+                if count:
+                    by.bite(what)
+        self._gone("power", loss.unsynced_bytes)
+
+    def kill(self, by: Running | None = None) -> None:
+        """The process dies at once; what it had written stays in the kernel."""
+        if self.replica is None:
+            return
+        if by is not None:
+            by.bite("killed")
+        self._gone("kill")
+
+    def pause(self, until: int) -> None:
+        """Handle nothing until then; what arrives waits."""
+        self.paused_until = self.free_at = max(self.free_at, until)
+        if self.world.trace is not None:
+            self.world.trace.tell(self.world.timeline.now, "pause", self.name, until=until)
+
+    def resume(self) -> None:
+        """Go on at once."""
+        now = self.world.timeline.now
+        if self.free_at > now:
+            self.free_at = self.paused_until = now
+            if self._inbox or self._timer_at <= now:
+                self._wake_at(now)
+
+    def wipe(self) -> None:
+        """The disk is another one, empty. Only while the process does not run."""
+        self.disk.wipe()
+        for hook in self.world.on_formatted:
+            hook(self)
+
+    def _sprung(self, moment: str) -> bool:
+        """Die if the trap is set for this moment."""
+        if self.trap is None or self.trap[0] != moment:
+            return False
+        _, by, how = self.trap
+        by.bite(f"died {moment}")
+        if how == "power":
+            self.cut_power(by)
+        else:
+            self.kill(by)
+        return True
+
+    # ------------------------------------------------------------------------------------------------------ arrivals
+
+    def listen(self) -> None:
+        """Be what the links to this machine deliver to."""
+        links = self.world.network.links
+        for other in self.world.names:
+            if other != self.name:
+                links[other, self.name].deliver = partial(self.hear_peer, other)
+                self._to_peers[other] = links[self.name, other]
+        for client in self.world.network.clients:
+            links[client, self.name].deliver = self.hear_client
+
+    def hear_peer(self, sender: str, message: Any) -> None:
+        """A message from another node."""
+        replica = self.replica
+        if replica is None:
+            return
+        now = self._timeline.now
+        if now < self.free_at or self._inbox:
+            self._queue((_PEER, sender, message))
+            return
+        local = now + self._skew if self._skew is not None else self.clock.read(now)
+        try:
+            replica.receive_peer(sender, message, local)
+        except SnapshotError:
+            self.world.count(_BAD_PIECE)
+        except Exception as error:
+            self.world.core_failed(self, error)
+            return
+        self._turn(now, local)
+
+    def hear_client(self, carried: tuple[Connection, Any]) -> None:
+        """A message from a client, on a connection."""
+        connection, message = carried
+        if self.replica is not None and connection.life == self.life:
+            self._arrived((_CLIENT, connection, message))
+
+    def _arrived(self, item: tuple[int, Any, Any]) -> None:
+        if self._timeline.now >= self.free_at and not self._waking:
+            self._inbox.append(item)
+            self._work_off()
+        else:
+            self._queue(item)
+
+    def _queue(self, item: tuple[int, Any, Any]) -> None:
+        self._inbox.append(item)
+        if not self._waking:
+            self._wake_at(self.free_at)
+
+    def _wake_at(self, when: int) -> None:
+        self._waking = True
+        self._timeline.at(when, self._wake, self.life)
+
+    def _wake(self, life: int) -> None:
+        if life != self.life or self.replica is None:
+            return
+        if self._timeline.now < self.free_at:  # paused meanwhile
+            self._wake_at(self.free_at)
+            return
+        self._waking = False
+        self._work_off()
+
+    def _ring(self, armed: tuple[int, int]) -> None:
+        life, when = armed
+        if life != self.life or when != self._timer_at or self.replica is None:
+            return
+        now = self._timeline.now
+        due = self._due()
+        if due > now:  # it was put off in the meantime, as a follower's time-out is by every heartbeat
+            self._arm(due)
+        elif now < self.free_at:
+            self._timer_at = NEVER
+            if not self._waking:
+                self._wake_at(self.free_at)
+        else:
+            self._timer_at = NEVER
+            self._work_off()
+
+    def _due(self) -> int:
+        """When the replica wants its next turn, in the world's time."""
+        assert self.replica is not None
+        deadline = self.replica.deadline
+        return deadline - self._skew if self._skew is not None else self.clock.when(deadline)
+
+    def _arm(self, due: int) -> None:
+        self._timer_at = due
+        self._timeline.at(due, self._ring, (self.life, due))
+
+    def rearm(self) -> None:
+        """The clock was changed: what the timer was set for is no longer when it was."""
+        self._skew = self.clock.skew
+        if self.replica is not None:
+            self._arm(max(self._due(), self.free_at, self._timeline.now))
+
+    # ---------------------------------------------------------------------------------------------------------- turn
+
+    def _work_off(self) -> None:
+        """Handle everything that has come together, in one turn."""
+        replica = self.replica
+        assert replica is not None
+        now = self._timeline.now
+        local = self.clock.read(now)
+        inbox, self._inbox = self._inbox, []
+        try:
+            for kind, whom, what in inbox:
+                if kind == _PEER:
+                    try:
+                        replica.receive_peer(whom, what, local)
+                    except SnapshotError:
+                        self.world.count(_BAD_PIECE)
+                elif kind == _DONE:
+                    replica.job_done(whom, what, local)
+                else:
+                    self._from_client(replica, whom, what, local)
+        except Exception as error:
+            self.world.core_failed(self, error)
+            return
+        self._turn(now, local)
+
+    def _turn(self, now: int, local: int) -> None:
+        replica = self.replica
+        assert replica is not None
+        world = self.world
+        try:
+            effects = replica.turn(local)
+        except world.verdicts:
+            raise  # an oracle was told of records
+        except Exception as error:
+            world.core_failed(self, error)
+            return
+        world.turns += 1
+        self.free_at = now + self.turn_cost
+        if replica.view is not self.view:
+            self.view = replica.view
+            self._changed()
+        applied = replica.state.applied_index
+        if applied != self.applied:
+            self.applied = applied
+            for hook in world.on_applied:
+                hook(self, applied, replica.state.chain)
+        if effects.jobs or effects.peers:
+            if self.trap is not None and self._sprung("before the messages"):
+                return
+            if effects.jobs:
+                self._take_jobs(effects.jobs)
+            if effects.peers and self.replica is not None:
+                self._send_peers(effects)
+            if self.replica is None:  # a trap was sprung
+                return
+        if effects.clients:
+            self._send_clients(effects)
+        if effects.bulk:
+            self._send_bulk(effects)
+        if effects.events:
+            for name, fields in effects.events:
+                world.replica_event(self, name, fields)
+        if effects.again:
+            if not self._waking:
+                self._wake_at(self.free_at)
+            return
+        deadline = replica.deadline
+        due = deadline - self._skew if self._skew is not None else self.clock.when(deadline)
+        if due < self._timer_at:
+            self._arm(due if due > self.free_at else self.free_at)
+
+    def _from_client(self, replica: Replica, connection: Connection, what: Any, local: int) -> None:
+        if connection.life != self.life:
+            return
+        if what is None:
+            replica.client_gone(connection)
+        elif what is CONNECT:
+            replica.client_connected(connection)
+        else:
+            replica.receive_client(connection, what, local)
+
+    def _changed(self) -> None:
+        world, view = self.world, self.view
+        assert view is not None
+        if world.trace is not None:
+            world.trace.tell(
+                world.timeline.now, "role", self.name, role=view.role, term=view.term, leader=view.leader
+            )
+        for hook in world.on_changed:
+            hook(self, view)
+
+    def _send_peers(self, effects: Effects) -> None:
+        links, said = self._to_peers, self.world.on_said
+        if self.trap is not None and len(effects.peers) > 1:
+            first, *rest = effects.peers
+            self._say(*first)
+            if self._sprung("amid the messages"):
+                return
+        else:
+            rest = effects.peers
+        for dest, message in rest:
+            hooks = said.get(type(message))
+            if hooks:
+                for hook in hooks:
+                    hook(self, dest, message)
+            links[dest].send(message)
+
+    def _say(self, dest: str, message: Any) -> None:
+        for hook in self.world.on_said.get(type(message), ()):
+            hook(self, dest, message)
+        self._to_peers[dest].send(message)
+
+    def _send_clients(self, effects: Effects) -> None:
+        world = self.world
+        for connection, message in effects.clients:
+            kind = type(message)
+            if kind is Outcome or kind is Answer:
+                for hook in world.on_replied:
+                    hook(self, message)
+            connection.to_client(message)  # type: ignore[attr-defined]
+
+    def _send_bulk(self, effects: Effects) -> None:
+        for dest, message in effects.bulk:
+            size = len(getattr(message, "data", b""))
+            if size:
+                self.world.count("snapshot pieces")
+            self._to_peers[dest].send(message, size // BYTES_A_MICROSECOND)
+
+    # ---------------------------------------------------------------------------------------------------------- disk
+
+    def _take_jobs(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            if job.lane == JOURNAL:
+                for hook in self.world.on_written:
+                    hook(self, job.number)
+            self._lanes[job.lane].append(job)
+            if not self._working[job.lane]:
+                self._work(job.lane)
+
+    def _work(self, lane: int) -> None:
+        """Perform what has queued up in a lane, as one write and one sync; a sync takes time, and anything may
+        happen meanwhile."""
+        queue = self._lanes[lane]
+        self._working[lane] = True
+        if lane == JOURNAL and len(queue) > 1:
+            ops = merge([job.ops for job in queue])
+            number = queue[-1].number
+            queue.clear()
+        else:
+            job = queue.popleft()
+            ops, number = job.ops, job.number
+        self._go_on((self.life, lane, ops, 0, number))
+
+    def _go_on(self, step: tuple[int, int, list[Op], int, int]) -> None:
+        life, lane, ops, place, number = step
+        if life != self.life:
+            return
+        world = self.world
+        disk = self.disk
+        try:
+            if place:
+                disk.perform(ops[place - 1 : place])  # the sync for which the time has passed
+            end = len(ops)
+            while place < end:
+                op = ops[place]
+                place += 1
+                if type(op) is Sync or type(op) is SyncDirectory:
+                    if self.trap is not None and lane == JOURNAL and self._sprung("before the sync"):
+                        return
+                    after = (life, lane, ops, place, number)
+                    if self.stall is not None:
+                        self.stall.bite("stalled syncs")
+                        self._stalled.append(after)
+                    else:
+                        world.timeline.after(self._sync_time(lane), self._go_on, after)
+                    return
+                disk.perform([op])
+        except DiskError as error:
+            world.disk_failed(self, error)
+            return
+        self._working[lane] = False
+        if lane == JOURNAL:
+            world.synced(self, number)
+            if self.trap is not None and self._sprung("after the sync"):
+                return
+        self._arrived((_DONE, lane, number))
+        if self.life == life and self._lanes[lane] and not self._working[lane]:
+            self._work(lane)
+
+    def _sync_time(self, lane: int) -> int:
+        draw = self._disk_rng.random()
+        if lane != JOURNAL:
+            return (500 + int(8000 * draw)) * self.slowness
+        return (120 + int(500 * draw) if draw < 0.99 else 6000) * self.slowness
+
+    def unstall(self) -> None:
+        """Syncs return again, those that hang first."""
+        self.stall = None
+        stalled, self._stalled = self._stalled, []
+        for step in stalled:
+            self.world.timeline.after(self._sync_time(step[1]), self._go_on, step)
+
+    # -------------------------------------------------------------------------------------------------------- status
+
+    def explain(self) -> str:
+        """In a few words: what it is doing, and what keeps it."""
+        if self.lost:
+            return f"{self.name}: lost: {self.lost}"
+        now = self.world.timeline.now
+        if self.replica is None:
+            why = (
+                "without power" if not self.world.power.powered(self.name) else self.crashed or "not running"
+            )
+            return f"{self.name}: {why}"
+        view = self.replica.core.observe()
+        words = [
+            f"{self.name}: {view.role}, term {view.term}, vote {view.voted_for}, leader {view.leader}",
+            f"log {view.first_index}..{view.last_index}, durable {view.durable_index}, commit {view.commit_index}",
+            f"applied {self.replica.state.applied_index}",
+        ]
+        if self.paused_until > now:
+            words.append(f"paused for another {self.paused_until - now} us")
+        if view.storage_stalled or self.stall is not None:
+            words.append("its disk is stalled")
+        if self.replica.quarantined:
+            words.append(self.replica.quarantined)
+        deaf = [
+            link.source for link in self.world.network.peer_links() if link.dest == self.name and link.cuts
+        ]
+        if deaf:
+            words.append(f"hears nothing of {', '.join(deaf)}")
+        return "; ".join(words)
+
+
+CONNECT: Final = object()
+"""What a client's connection says first."""

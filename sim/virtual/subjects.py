@@ -1,0 +1,157 @@
+"""What a virtual run is about: a protocol and a machine, built in or brought along as `module:name`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from random import Random
+from typing import TYPE_CHECKING, Any, Protocol
+
+from consensus.core import Core, NodeId
+from consensus.raft import RaftCore, Timing
+from node.kv import KvMachine, append, cas, get, put
+from node.machine import Machine
+from sim.oracles.oracle import Oracle
+
+if TYPE_CHECKING:
+    from sim.virtual.plan import Plan
+
+
+class SubjectError(ValueError):
+    """A protocol, machine, fault or oracle that cannot be used; the text says why."""
+
+
+class Workload(Protocol):
+    """What one client asks of a machine."""
+
+    def command(self, session: int, seq: int) -> bytes:
+        """The next command; (session, seq) names it for ever."""
+
+    def query(self) -> bytes:
+        """The next query."""
+
+    def sizes(self, variant: str) -> None:
+        """From now on make commands `huge`, `empty`, or as usual (empty text)."""
+
+
+@dataclass(slots=True, frozen=True)
+class ProtocolSubject:
+    """`make(node, members, rng, plan)` gives a fresh core. `oracles`: those that know this protocol's records and messages."""
+
+    name: str
+    make: Callable[[NodeId, Sequence[NodeId], Random, Plan], Core]
+    oracles: tuple[type[Oracle], ...] = ()
+
+
+@dataclass(slots=True, frozen=True)
+class MachineSubject:
+    """`make()` gives a fresh machine, `workload(client, rng)` what a client asks of it."""
+
+    name: str
+    make: Callable[[], Machine]
+    workload: Callable[[str, Random], Workload]
+
+
+KEYS: int = 5
+
+
+class KvWorkload:
+    """Few keys, so that clients meet; values that tell who wrote them; one long key to which everybody appends tokens. Sizes from
+    none to large."""
+
+    def __init__(self, client: str, rng: Random) -> None:
+        self._client = client.encode()
+        self._rng = rng
+        self._sizes = ""
+
+    def command(self, session: int, seq: int) -> bytes:
+        """Appends of tokens, puts of unique values, compare-and-sets."""
+        rng = self._rng
+        token = b"%s.%d.%d" % (self._client, session, seq)
+        draw = rng.random()
+        key = b"k%d" % rng.randrange(KEYS)
+        if draw < 0.3:
+            return append(b"all", token + b";")
+        if draw < 0.75:
+            if self._sizes == "empty":
+                return put(key, b"")
+            return put(key, token + bytes(20_000 if self._sizes == "huge" else rng.randrange(60)))
+        return cas(key, None if draw < 0.85 else token, token) if draw < 0.9 else append(b"a" + key, token)
+
+    def query(self) -> bytes:
+        """Reads of the same keys."""
+        rng = self._rng
+        return get(b"all" if rng.random() < 0.2 else b"k%d" % rng.randrange(KEYS))
+
+    def sizes(self, variant: str) -> None:
+        """See `Workload`."""
+        self._sizes = variant
+
+
+def raft_timing(plan: Plan) -> Timing:
+    """The shipped times with the plan's overrides. Raises SubjectError."""
+    known = {item.name for item in fields(Timing)}
+    unknown = sorted(set(plan.timing) - known)
+    if unknown:
+        raise SubjectError(f"timing: unknown {unknown[0]!r}; Raft knows {', '.join(sorted(known))}")
+    return Timing(**plan.timing)
+
+
+def _raft(node: NodeId, members: Sequence[NodeId], rng: Random, plan: Plan) -> Core:
+    return RaftCore(node, members, rng, raft_timing(plan))
+
+
+def protocol(spec: str) -> ProtocolSubject:
+    """`raft`, or `module:Class` with `Class(node, members, rng)`, or a `ProtocolSubject` of that name. Raises SubjectError."""
+    if spec == "raft":
+        from sim.oracles.raft import RaftLog
+
+        return ProtocolSubject("raft", _raft, (RaftLog,))
+    found = load(spec, "protocol", "raft")
+    if isinstance(found, ProtocolSubject):
+        return found
+
+    def make(node: NodeId, members: Sequence[NodeId], rng: Random, plan: Plan) -> Core:
+        core: Core = found(node, members, rng)
+        return core
+
+    return ProtocolSubject(spec, make)
+
+
+def machine(spec: str) -> MachineSubject:
+    """`kv`, or `module:Class`, a machine class with a method `workload(client, rng)`, or a `MachineSubject`.
+
+    Raises SubjectError."""
+    if spec == "kv":
+        return MachineSubject("kv", KvMachine, KvWorkload)
+    found = load(spec, "machine", "kv")
+    if isinstance(found, MachineSubject):
+        return found
+    if not hasattr(found, "workload"):
+        raise SubjectError(
+            f"{spec}: a machine needs `workload(client: str, rng: Random)` that gives an object with "
+            "`command(session, seq)` and `query()`, or must be a sim.virtual.subjects.MachineSubject"
+        )
+    return MachineSubject(spec, found, found.workload)
+
+
+def load(spec: str, what: str, builtin: str = "") -> Any:
+    """What `module:name` names. Raises SubjectError."""
+    module, colon, name = spec.partition(":")
+    also = f"{builtin!r} or " if builtin else ""
+    if not colon or not name:
+        raise SubjectError(f"no {what} {spec!r}: give {also}module:Class (say examples.counter:Counter)")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise SubjectError(f"{what} {spec!r}: cannot import {module}: {error}") from None
+    if not hasattr(found, name):
+        there = [
+            key for key, value in vars(found).items() if inspect.isclass(value) and value.__module__ == module
+        ]
+        raise SubjectError(
+            f"{what} {spec!r}: {module} has no {name!r}; it has {', '.join(there) or 'no classes'}"
+        )
+    return getattr(found, name)

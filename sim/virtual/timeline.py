@@ -1,0 +1,53 @@
+"""Virtual time: an event heap in integer microseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Any
+
+Action = Callable[[Any], None]
+
+
+class Timeline:
+    """Events happen in the order of their time, and those of one time in the order in which they were set."""
+
+    __slots__ = ("_count", "_heap", "now")
+
+    def __init__(self) -> None:
+        self.now = 0
+        self._heap: list[tuple[int, int, Action, Any]] = []
+        self._count = 0
+
+    @property
+    def events(self) -> int:
+        """Events set so far."""
+        return self._count
+
+    def at(self, when: int, action: Action, argument: Any = None) -> None:
+        """Call `action(argument)` at `when`, which must not lie in the past."""
+        self._count += 1
+        heappush(self._heap, (when, self._count, action, argument))
+
+    def after(self, delay: int, action: Action, argument: Any = None) -> None:
+        """Call `action(argument)` in `delay` microseconds."""
+        self.at(self.now + delay, action, argument)
+
+    def run(self, end: int) -> None:
+        """Let everything up to and including `end` happen."""
+        heap = self._heap
+        while heap and heap[0][0] <= end:
+            self.now, _, action, argument = heappop(heap)
+            action(argument)
+        self.now = end
+
+    def run_until(self, end: int, done: Callable[[], bool]) -> bool:
+        """The same, but stop as soon as `done()`, which is asked after every event; whether it is."""
+        heap = self._heap
+        while heap and heap[0][0] <= end:
+            self.now, _, action, argument = heappop(heap)
+            action(argument)
+            if done():
+                return True
+        self.now = end
+        return done()

@@ -1,0 +1,444 @@
+"""A whole cluster on virtual time: nodes, clients, links, power, faults, and the oracles that watch.
+
+`World(plan).run()` is a function of the plan and the code: the same plan gives the same `Result.trace_hash` in any process.
+Three parts follow each other: faults by the schedule; a drawn majority healthy and everybody else in permanent trouble, in which
+progress is demanded; everything repaired, in which everybody must become alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import traceback
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from consensus import marks
+from consensus.core import Core
+from node.replica import Settings
+from sim.check.history import Operation
+from sim.faults import catalogue
+from sim.faults.kind import UNTIL_THE_END
+from sim.faults.lasting import trouble
+from sim.faults.running import Running
+from sim.oracles.oracle import Oracle, Violation, hooks
+from sim.oracles.standard import STANDARD
+from sim.virtual import subjects
+from sim.virtual.client import Client
+from sim.virtual.clock import Clock
+from sim.virtual.host import TURN, Host
+from sim.virtual.judge import judge
+from sim.virtual.network import Link, Network
+from sim.virtual.plan import Plan
+from sim.virtual.power import PowerTree
+from sim.virtual.streams import Streams
+from sim.virtual.timeline import Timeline
+from sim.virtual.trace import Trace
+
+CRASH, LIVENESS, VIOLATION, VOID, OK = "crash", "liveness", "violation", "void", "ok"
+"""What a run can come to."""
+
+
+class Stuck(Exception):
+    """No progress where progress is promised; the text explains who waits for what."""
+
+
+class CoreFailed(Exception):
+    """A core, replica or machine raised an exception of its own."""
+
+
+@dataclass(slots=True)
+class Result:
+    """What a run came to. Plain data: it crosses process borders."""
+
+    plan: Plan
+    outcome: str
+    oracle: str = ""
+    """Who objected: an oracle's name, `liveness`, or the class of the exception."""
+    text: str = ""
+    nodes: list[str] = field(default_factory=list)
+    at: int = 0
+    trace_hash: str = ""
+    virtual_us: int = 0
+    real_s: float = 0.0
+    messages: int = 0
+    dropped: int = 0
+    turns: int = 0
+    operations: int = 0
+    acknowledged: int = 0
+    bites: dict[str, int] = field(default_factory=dict)
+    """Label of a fault -> how often it truly did something; 0: it was there, and nothing came of it."""
+    details: dict[str, int] = field(default_factory=dict)
+    """Label: what it did -> how often."""
+    by_number: dict[int, int] = field(default_factory=dict)
+    """The same for each fault of the schedule."""
+    marks: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+    """Other counts: elections, snapshots installed..."""
+    lost: dict[str, str] = field(default_factory=dict)
+    """Nodes that refused to start, with their reason."""
+    recovery_us: int = 0
+    """From the healthy majority's beginning until every client had made progress."""
+    violation_moment: int | None = None
+
+
+class World:
+    """See the module's text. `verdicts` are the exceptions that end a run with a verdict. `on_crash`: `stop` ends the run when a
+    core raises; `go_on` ends only that process, as on a real node, and the run's verdict may still be a violation."""
+
+    verdicts = (Violation, Stuck, CoreFailed)
+
+    def __init__(self, plan: Plan, trace: Trace | None = None, on_crash: str = "stop") -> None:
+        """Raises subjects.SubjectError, catalogue.FaultError for a plan that cannot be carried out."""
+        self.plan = plan
+        self.trace = trace
+        self.on_crash = on_crash
+        self.timeline = Timeline()
+        self.streams = Streams(plan.seed)
+        self.protocol = subjects.protocol(plan.protocol)
+        self.machine = subjects.machine(plan.machine)
+        self.settings = Settings(**plan.settings)
+        self.coded = plan.coded
+        self.names = [f"n{number}" for number in range(1, plan.nodes + 1)]
+        places = plan.domains
+        self.power = PowerTree({name: places[k % len(places)] for k, name in enumerate(self.names)})
+        self.messages = 0
+        self.dropped = 0
+        self.turns = 0
+        self.ledger = array("Q")
+        """Every message that arrived: its time and its link. The cheap half of the trace hash."""
+        self.notes: Counter[str] = Counter()
+        self.history: list[Operation] = []
+        self.excused: dict[str, str] = {}
+        """Nodes of which something was damaged on purpose, with what."""
+        self.core_error = ""
+        self.phase = "faults"
+
+        catalogue.check(plan.schedule)
+        kinds = [*STANDARD, *self.protocol.oracles]
+        kinds += [subjects.load(spec, "oracle") for spec in plan.oracles]
+        self.oracles: list[Oracle] = [kind(self) for kind in kinds]
+        self.on_formatted = hooks(self.oracles, "formatted")
+        self.on_recovered = hooks(self.oracles, "recovered")
+        self.on_lost = hooks(self.oracles, "lost")
+        self.on_recorded = hooks(self.oracles, "recorded")
+        self.on_written = hooks(self.oracles, "written")
+        self.on_synced = hooks(self.oracles, "synced")
+        self.on_down = hooks(self.oracles, "went_down")
+        self.on_changed = hooks(self.oracles, "changed")
+        self.on_applied = hooks(self.oracles, "applied")
+        self.on_replied = hooks(self.oracles, "replied")
+        self.on_invoked = hooks(self.oracles, "invoked")
+        self.on_returned = hooks(self.oracles, "returned")
+        self.on_said: dict[type, list[Any]] = {}
+        for oracle in self.oracles:
+            for kind in oracle.listens:
+                self.on_said.setdefault(kind, []).append(oracle.said)
+
+        clients = [f"c{number}" for number in range(1, plan.clients + 1)]
+        self.network = Network(self, self.names, clients, plan.weather)
+        drift = self.streams.of("clocks")
+        self.hosts = {
+            name: Host(
+                self,
+                name,
+                Clock(drift.randrange(10**9), drift.randint(-plan.drift, plan.drift) if plan.drift else 0),
+            )
+            for name in self.names
+        }
+        for host in self.hosts.values():
+            host.listen()
+        self.clients = [Client(self, name, plan.load) for name in clients]
+        self.running = [Running(self, fault) for fault in plan.schedule]
+
+    # ---------------------------------------------------------------------------------------------------- the run
+
+    def run(self) -> Result:
+        """Carry the plan out."""
+        began = time.perf_counter()
+        marks.clear()
+        result = Result(self.plan, OK)
+        try:
+            self._play(result)
+            if self.core_error:
+                raise CoreFailed(self.core_error)
+        except Violation as error:
+            result.outcome, result.oracle, result.text, result.nodes = (
+                VIOLATION,
+                error.oracle,
+                error.text,
+                error.nodes,
+            )
+        except Stuck as error:
+            result.outcome, result.oracle, result.text = LIVENESS, "liveness", str(error)
+        except CoreFailed as error:
+            result.outcome, result.oracle, result.text = CRASH, "crash", str(error)
+        result.at = self.timeline.now
+        if self.trace is not None and result.outcome != OK:
+            self.trace.tell(
+                result.at, "violation", oracle=result.oracle, text=result.text, nodes=result.nodes
+            )
+        self._sum_up(result)
+        result.real_s = time.perf_counter() - began
+        return result
+
+    def _play(self, result: Result) -> None:
+        self._tell_phase("faults", "faults by the schedule")
+        for host in self.hosts.values():
+            for hook in self.on_formatted:
+                hook(host)
+            host.boot()
+        for running in self.running:
+            self.timeline.at(running.fault.at, self._begin, running)
+            if running.fault.until > running.fault.at:
+                self.timeline.at(running.fault.until, self._end, running)
+        self.timeline.run(self.plan.duration)
+        for running in self.running:
+            self._end(running)
+        if self.plan.over_budget:
+            self._heal()
+            self.timeline.run(self.timeline.now + self.plan.quorum)
+        else:
+            if self.plan.quorum:
+                result.recovery_us = self._quorum_only()
+            self._all_healed()
+        judge(self)
+        for hook in hooks(self.oracles, "finished"):
+            hook()
+
+    def _begin(self, running: Running) -> None:
+        if self.trace is not None:
+            fault = running.fault
+            self.trace.tell(
+                self.timeline.now, "fault", number=fault.number, name=running.label, text=str(fault)
+            )
+        running.course = catalogue.KINDS[running.fault.kind].course(self, running)
+        self._step(running)
+
+    def _step(self, running: Running) -> None:
+        course = running.course
+        if course is None:
+            return
+        try:
+            wait = next(course)
+        except StopIteration:
+            self._ended(running)
+            return
+        if wait < UNTIL_THE_END:
+            self.timeline.after(wait, self._step, running)
+
+    def _end(self, running: Running) -> None:
+        course = running.course
+        if course is not None:
+            course.close()
+            self._ended(running)
+
+    def _ended(self, running: Running) -> None:
+        running.course = None
+        if self.trace is not None:
+            self.trace.tell(self.timeline.now, "calm", number=running.fault.number)
+
+    # ---------------------------------------------------------------------------------------------------- liveness
+
+    def _heal(self) -> None:
+        """Take every trouble away but damage to disks."""
+        self.network.clear()
+        self.power.restore_all()
+        for host in self.hosts.values():
+            host.turn_cost = TURN
+            host.slowness = 1
+            host.trap = None
+            host.resume()
+            host.unstall()
+            host.boot()
+
+    def _quorum_only(self) -> int:
+        """Heal a drawn majority, leave everybody else in trouble for good, and demand progress. How long that took, in us."""
+        self._heal()
+        rng = self.streams.of("quorum")
+        alive = [name for name in self.names if not self.hosts[name].lost]
+        need = len(self.names) // 2 + 1
+        if len(alive) < need:
+            raise Violation(
+                "budget", f"only {len(alive)} of {len(self.names)} nodes are left: {self.lost()}", []
+            )
+        healthy = sorted(rng.sample(alive, need))
+        words = []
+        for name in alive:
+            if name not in healthy:
+                words.append(f"{name} {trouble(self, name, healthy, rng)}")
+        self._tell_phase("quorum", f"healthy: {', '.join(healthy)}; {', '.join(words)}")
+        for client in (
+            self.clients
+        ):  # it must ask for something, and be able to find the majority, whoever else keeps silent
+            client.leader = rng.choice(healthy)
+            client.load = dataclasses.replace(client.load, sleep=0.0)
+            self.timeline.after(rng.randrange(5_000), lambda who: who.act_once(), client)
+        before = {client.name: client.done for client in self.clients}
+        began = self.timeline.now
+
+        def progress() -> bool:
+            return all(client.done > before[client.name] for client in self.clients)
+
+        if not self._wait(progress):
+            raise Stuck(
+                f"no progress within {self.plan.patience / 1e6:g} s, although {', '.join(healthy)} are healthy and "
+                f"connected\n{self.explain()}"
+            )
+        took = self.timeline.now - began
+        self.timeline.run(max(self.timeline.now, began + self.plan.quorum))
+        return took
+
+    def _all_healed(self) -> None:
+        self._heal()
+        self._tell_phase("healed", "everything is repaired")
+        if len(self.history) < self.plan.operations:
+            self.timeline.run_until(
+                self.timeline.now + 10 * self.plan.patience, lambda: len(self.history) >= self.plan.operations
+            )
+        for client in self.clients:
+            client.active = False
+        if not self._wait(self.alike):
+            raise Stuck(
+                f"the nodes have not become alike {self.plan.patience / 1e6:g} s after everything was repaired\n{self.explain()}"
+            )
+
+    def _wait(self, done: Any) -> bool:
+        """Let time pass until `done()`, asked every five milliseconds; False: the patience is over."""
+        end = self.timeline.now + self.plan.patience
+        while not done():
+            if self.timeline.now >= end:
+                return False
+            self.timeline.run(self.timeline.now + 5_000)
+        return True
+
+    def alike(self) -> bool:
+        """Whether every node that is left has applied everything, and nobody waits for an answer."""
+        reached = None
+        for host in self.hosts.values():
+            if host.lost:
+                continue
+            if host.replica is None:
+                return False
+            applied = host.replica.state.applied_index
+            if reached is None:
+                reached = applied
+            if applied != reached or host.replica.core.observe().last_index != applied:
+                return False
+        return not any(client.open for client in self.clients)
+
+    def lost(self) -> dict[str, str]:
+        """Nodes that refused to start, with their reasons."""
+        return {host.name: host.lost for host in self.hosts.values() if host.lost}
+
+    def explain(self) -> str:
+        """Who is doing what, and who waits for whom."""
+        return "\n".join(
+            [host.explain() for host in self.hosts.values()] + [c.explain() for c in self.clients]
+        )
+
+    # ------------------------------------------------------------------------------------------------ what happened
+
+    def count(self, what: str) -> None:
+        """Count something worth knowing of a run."""
+        self.notes[what] += 1
+
+    def synced(self, host: Host, job: int) -> None:
+        """A node's disk holds journal job `job`."""
+        for hook in self.on_synced:
+            hook(host, job)
+
+    def replica_event(self, host: Host, name: str, fields: dict[str, Any]) -> None:
+        """Something that an operator would read in the log."""
+        if name == "role":
+            if fields["role"] == "leader":
+                self.notes["leaders"] += 1
+            return
+        self.notes[name] += 1
+        if self.trace is not None:
+            self.trace.tell(self.timeline.now, "event", host.name, name=name, fields=fields)
+
+    def core_failed(self, host: Host, error: Exception) -> None:
+        """A core, replica or machine raised: on a real node the process ends."""
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else "?"
+        words = f"{host.name}: {type(error).__name__}: {error} ({where})"
+        if self.on_crash == "stop":
+            raise CoreFailed(words) from error
+        self.core_error = self.core_error or words
+        host.crashed = words
+        host.kill()
+
+    def disk_failed(self, host: Host, error: Exception) -> None:
+        """A disk refused: the node stops and says so. Somebody looks after it and starts it again."""
+        self.notes["nodes stopped by their disk"] += 1
+        host.crashed = f"stopped: {error}"
+        host.kill()
+        self.timeline.after(400_000, self._look_after, host)
+
+    def _look_after(self, host: Host) -> None:
+        if host.replica is None and not host.lost:
+            host.boot()
+
+    def tell_sent(self, number: int, link: Link, message: Any) -> None:
+        """For a traced run: a message is on its way."""
+        assert self.trace is not None
+        body = message[1] if type(message) is tuple else message
+        self.trace.tell(
+            self.timeline.now, "send", link.source, link.dest,
+            id=number, message=type(body).__name__, note=note_of(body),
+        )  # fmt: skip
+
+    def _tell_phase(self, name: str, text: str) -> None:
+        self.phase = name
+        if self.trace is not None:
+            self.trace.tell(self.timeline.now, "phase", name=name, text=text)
+
+    def leader(self) -> str | None:
+        """Who leads, as far as the nodes themselves say: the one of the highest term."""
+        best, found = -1, None
+        for host in self.hosts.values():
+            if host.view is not None and host.view.role == "leader" and host.view.term > best:
+                best, found = host.view.term, host.name
+        return found
+
+    def core(self, name: str) -> Core | None:
+        """A node's core, while it runs."""
+        replica = self.hosts[name].replica
+        return replica.core if replica else None
+
+    def _sum_up(self, result: Result) -> None:
+        result.virtual_us = self.timeline.now
+        result.messages, result.dropped, result.turns = self.messages, self.dropped, self.turns
+        result.operations = len(self.history)
+        result.acknowledged = sum(operation.outcome == "ok" for operation in self.history)
+        for running in self.running:
+            total = sum(running.bites.values())
+            result.bites[running.label] = result.bites.get(running.label, 0) + total
+            result.by_number[running.fault.number] = total
+            for what, count in sorted(running.bites.items()):
+                key = f"{running.label}: {what}"
+                result.details[key] = result.details.get(key, 0) + count
+        result.marks = dict(marks.reached())
+        result.notes = dict(self.notes)
+        result.lost = self.lost()
+        digest = sha256(self.ledger.tobytes())
+        for o in self.history:
+            row = (o.op, o.client, o.invoke, o.returned, o.outcome, o.index, o.place, o.chain, o.result)
+            digest.update(repr(row).encode())
+        result.trace_hash = digest.hexdigest()[:32]
+
+
+def note_of(message: Any) -> str:
+    """The fields of a message that are worth reading, in a few characters."""
+    words = []
+    for name in getattr(message, "__dataclass_fields__", ()):
+        value = getattr(message, name)
+        if isinstance(value, bool | int | str) or value is None:
+            words.append(f"{name}={value}")
+        elif isinstance(value, list):
+            words.append(f"{name}[{len(value)}]")
+    return " ".join(words)[:120]
