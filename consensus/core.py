@@ -212,8 +212,9 @@ class Core(Protocol):
         """Ask for entries (kind, payload) to be appended, in order. None: they are on their way, though a
         later change of leader may still drop them. A refusal: none of them will ever be committed."""
 
-    def read(self, token: Token, now: int, out: Out) -> None:
-        """Ask for a linearizable read barrier; the answer comes in `Out.reads` or `Out.refused_reads`."""
+    def read(self, token: Token, now: int, out: Out, lazy: bool = False) -> None:
+        """Ask for a linearizable read barrier; the answer comes in `Out.reads` or `Out.refused_reads`. `lazy`: nobody waits for
+        it, so it may come with what the protocol sends anyway; it says as much as any other."""
 
     def persisted(self, ticket: int, now: int, out: Out) -> None:
         """All records up to `ticket` are durable."""

@@ -18,10 +18,10 @@ def has_majority(members: Sequence[NodeId], yes: Iterable[NodeId]) -> bool:
     return sum(member in said for member in members) >= majority(members)
 
 
-def agreed(members: Sequence[NodeId], reached: Mapping[NodeId, int]) -> int:
-    """The highest value that a majority has reached; a member without a value has reached 0."""
-    values = sorted((reached.get(member, 0) for member in members), reverse=True)
-    return values[majority(members) - 1]
+def reached_by_majority(values: Sequence[int]) -> int:
+    """The highest value that a majority has reached; `values` has one for each member, in any order."""
+    # In rising order the last `majority` values begin here: so many members have reached this one or more.
+    return sorted(values)[(len(values) - 1) // 2]
 
 
 def holders_of_quorum(members: Mapping[NodeId, str]) -> list[str]:

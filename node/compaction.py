@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from consensus.core import NodeId, SnapshotMeta
+from consensus.core import NEVER, NodeId, SnapshotMeta
+from consensus.marks import sometimes
 from node import snapshot
 from node.disk import SNAPSHOT, Disk, Job, Op
 from node.effects import Effects
@@ -37,6 +38,8 @@ class Compaction:
         """Index of the newest durable snapshot."""
         self.rotate = False
         """Whether the journal is due for a segment that counts from the newest snapshot."""
+        self.deadline = NEVER
+        """When `timeout` is due."""
         self._identity = identity
         self._disk = disk
         self._transfer = Transfer(disk, identity)
@@ -47,11 +50,6 @@ class Compaction:
     def busy(self) -> bool:
         """Whether a snapshot is being written."""
         return self._writing is not None
-
-    @property
-    def deadline(self) -> int:
-        """When `timeout` is due."""
-        return self._transfer.deadline
 
     def take(self, state: ReplicatedState, members: Sequence[NodeId], effects: Effects) -> None:
         """Write a snapshot of the state as it is. Nothing happens while one is being written, while the journal has not been
@@ -76,16 +74,25 @@ class Compaction:
 
     def offered(self, peer: NodeId, meta: SnapshotMeta, now: int, effects: Effects) -> None:
         """A leader says that this node needs the snapshot `meta`. It says so with every heartbeat."""
-        if not self.busy:
-            effects.bulk += self._transfer.fetch(peer, meta, now)
+        if self.busy:
+            sometimes("a snapshot is offered while one is being written")
+            return
+        self._ask(self._transfer.fetch(peer, meta, now), effects)
+
+    def _ask(self, requests: list[tuple[NodeId, ChunkRequest]], effects: Effects) -> None:
+        effects.bulk += requests
+        self.deadline = self._transfer.deadline
 
     def receive(self, sender: NodeId, chunk: Chunk, now: int, effects: Effects) -> None:
         """A piece has come. Raises SnapshotError if it is not what was announced."""
-        effects.bulk += self._transfer.receive(sender, chunk, now)
+        try:
+            effects.bulk += self._transfer.receive(sender, chunk, now)
+        finally:
+            self.deadline = self._transfer.deadline  # a bad piece ends the fetch
 
     def timeout(self, now: int, effects: Effects) -> None:
         """Ask again for a piece that did not come."""
-        effects.bulk += self._transfer.timeout(now)
+        self._ask(self._transfer.timeout(now), effects)
 
     def serve(self, request: ChunkRequest) -> Chunk:
         """The piece that a peer asks for."""
@@ -98,9 +105,12 @@ class Compaction:
         if assembly is None or self.busy:
             return
         self._transfer.stop()
-        if assembly.meta.index > reached:
-            ops = snapshot.write_ops(assembly.manifest, assembly.chunks)
-            self._write(Written(assembly.meta, assembly.chunks), ops, effects)
+        self.deadline = self._transfer.deadline
+        if assembly.meta.index <= reached:
+            sometimes("a fetched snapshot is thrown away: the log has come further")
+            return
+        ops = snapshot.write_ops(assembly.manifest, assembly.chunks)
+        self._write(Written(assembly.meta, assembly.chunks), ops, effects)
 
     # ---------------------------------------------------------------------------------------------- being done
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from consensus.core import NodeId
+from consensus.marks import sometimes
 from consensus.quorum import majority
 from node.protocol import DigestReport
 
@@ -56,7 +57,8 @@ class DigestWatch:
             if len(marks) >= KEPT:
                 oldest = min(marks)
                 if report.index < oldest:
-                    return []  # somebody catches up: long compared
+                    sometimes("a digest comes of a mark that was compared long ago")
+                    return []  # somebody catches up
                 del marks[oldest]
             marks[report.index] = {}
         marks[report.index][sender] = (report.digest, report.chain)
@@ -64,13 +66,22 @@ class DigestWatch:
 
     def _compare(self, index: int) -> list[Finding]:
         reports = self._marks[index]
-        value, count = Counter(reports.values()).most_common(1)[0]
+        values = list(reports.values())
+        value, count = values[0], values.count(values[0])
+        if count < len(values):
+            value, count = Counter(values).most_common(1)[0]
         if count < majority(self.members):
+            if count < len(reports):
+                sometimes("digests differ and no majority says who has diverged")
             # Who it is, a report that is still to come may tell; that it is somebody, is known already.
             forked = len({chain for _, chain in reports.values()}) > 1
             return self._new([Finding(None, index, forked)] if count < len(reports) else [])
         if reports.get(self.node) == value:
+            sometimes("a majority is found to have the same state digest")
             self.agreed_index = max(self.agreed_index, index)
+        if count == len(values):
+            return []
+        sometimes("a digest differs from the majority's")
         return self._new(
             [
                 Finding(member, index, got[1] != value[1])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from consensus.core import NodeId, Record
+from consensus.marks import sometimes
 from node.disk import JOURNAL, Job, Op
 from node.effects import Effects
 from node.journal import Journal
@@ -20,6 +21,8 @@ class Gate:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self.journal_bytes = journal.size
+        """Bytes in the journal behind the state that its segment began with."""
         self._durable = 0
         self._number = 0
         self._open: deque[tuple[int, int, int]] = deque()  # (job, ticket, mark)
@@ -30,15 +33,11 @@ class Gate:
         """Whether a write is under way."""
         return bool(self._open)
 
-    @property
-    def journal_bytes(self) -> int:
-        """Bytes in the journal behind the state that its segment began with."""
-        return self._journal.size
-
     def hold(self, ticket: int, messages: Sequence[tuple[NodeId, Any]], effects: Effects) -> None:
         """Let messages that assert what was recorded up to `ticket` leave, now or once that is durable."""
         if ticket > self._durable:
-            self._held.extend((ticket, dest, message) for dest, message in messages)
+            sometimes("a message waits until what it asserts is durable")
+            self._held += [(ticket, dest, message) for dest, message in messages]
         else:
             effects.peers += messages
 
@@ -51,6 +50,7 @@ class Gate:
         self._job(*self._journal.rotate(state_records), ticket, effects)
 
     def _job(self, ops: list[Op], mark: int, ticket: int, effects: Effects) -> None:
+        self.journal_bytes = self._journal.size
         self._number += 1
         self._open.append((self._number, ticket, mark))
         effects.jobs.append(Job(JOURNAL, self._number, ops))

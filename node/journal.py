@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from consensus.core import Record
+from consensus.marks import sometimes
 from node.disk import Append, Create, Disk, Op, Remove, Rename, Sync, SyncDirectory, Truncate
 from node.segment import (
     Batch,
@@ -218,6 +219,7 @@ class Journal:
         incarnation = segment.batches[-1].incarnation
         name = _segment_name(number)
         if newer is not None:
+            sometimes("recovery: a segment without its first batch is dropped for the one before")
             # Gone for good before the older segment is touched: its existence says that the older one is complete.
             disk.perform([Remove(newer.name), SyncDirectory()])
             recovered.torn_bytes += newer.torn_bytes
@@ -228,6 +230,7 @@ class Journal:
             if newer.header is not None:
                 incarnation = max(incarnation, newer.header.incarnation)
         if segment.damage:
+            sometimes("recovery: a torn tail is dropped")
             recovered.torn_bytes += segment.torn_bytes
             recovered.notes.append(
                 f"{name}: dropped a torn tail of {segment.torn_bytes} bytes at offset {segment.end} "
@@ -241,6 +244,7 @@ class Journal:
         disk.perform([Append(name, data), Sync(name), SyncDirectory()])
         older = [other for other in _numbers(names, "journal") if other < number]
         if older:
+            sometimes("recovery: a segment that was replaced is still there and goes")
             disk.perform([*(_retire(other, archive) for other in older), SyncDirectory()])
             done = "archived" if archive else "removed"
             recovered.notes.extend(f"{_segment_name(other)}: replaced by {name}; {done}" for other in older)
@@ -273,7 +277,9 @@ class Journal:
             raise ValueError(
                 f"mark {mark} lies behind the end of the journal ({self.mark}); it was never given out"
             )
-        if mark >> _MARK_BITS == self._number:
+        if mark >> _MARK_BITS != self._number:
+            sometimes("a write is done to a segment that has been replaced since")
+        else:
             self._synced = max(self._synced, mark & ((1 << _MARK_BITS) - 1))
 
     def rotate(self, state_records: Sequence[Record]) -> tuple[list[Op], int]:
@@ -343,6 +349,7 @@ _ADVICE: Final = (
 
 
 def _corrupt(name: str, offset: int, what: str) -> JournalCorrupt:
+    sometimes("recovery: something promised is damaged, and the node does not start")
     return JournalCorrupt(f"{name}, offset {offset}: {what}. {_ADVICE}.")
 
 
@@ -350,6 +357,7 @@ def _choose(disk: Disk, names: list[str], identity: Identity) -> tuple[Segment, 
     """(the segment that counts, its number, a newer one to drop). Changes nothing."""
     numbers, archived = _numbers(names, "journal"), _numbers(names, "archive")
     if not numbers:
+        sometimes("recovery: there is no journal, and the node does not start")
         what = (
             f"there are only archived segments, up to {_archive_name(archived[-1])}"
             if archived

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from consensus.core import NEVER, Refusal, RefusalCode, Token
+from consensus.marks import sometimes
 from node.protocol import Code, Consistency, Query, QueryRefused
 
 RETRY: Final = 20_000
@@ -34,13 +35,16 @@ class Barrier:
     asked_at: int
     queries: list[Waiting] = field(default_factory=list)
     index: int | None = None
+    lazy: bool = False
+    """Nobody waited when it was asked for."""
 
 
 class QueryDesk:
     """Decides when a query may be answered; the replica answers the `ready` ones, a bounded number a turn.
 
     At most one barrier is under way: what arrives meanwhile shares the next. Barriers are also asked for at a regular pace
-    without any query, so that a node knows its age. `fresh_at` is when the newest barrier that this node has caught up
+    without any query, so that a node knows its age; those are `lazy` (`consensus.core.Core.read`), and a query that comes to wait
+    has another one asked for in their place. `fresh_at` is when the newest barrier that this node has caught up
     with was *asked for*: everything acknowledged before that moment is in the state.
     """
 
@@ -50,17 +54,19 @@ class QueryDesk:
         self.fresh = fresh
         self.fresh_at: int | None = None
         self.ready: deque[Waiting] = deque()
+        self.returned: list[Barrier] = []
+        """Barriers that came back; the state has yet to reach their index."""
         self._waiting: list[Waiting] = []
         self._asked: Barrier | None = None
         self._token = first_token
-        self._passed: list[Barrier] = []  # came back; the state has yet to reach their index
+        self._due: int | None = None  # what `deadline` says, until something changes
         self._next_pace = 0
         self._not_before = 0
         self._refusal = Refusal(RefusalCode.NO_QUORUM, "no read barrier has succeeded yet")
 
     def __len__(self) -> int:
         asked = len(self._asked.queries) if self._asked else 0
-        return len(self.ready) + len(self._waiting) + asked + sum(len(b.queries) for b in self._passed)
+        return len(self.ready) + len(self._waiting) + asked + sum(len(b.queries) for b in self.returned)
 
     def age(self, now: int) -> int | None:
         """Microseconds since this node asked for its last successful barrier."""
@@ -74,12 +80,14 @@ class QueryDesk:
     def add(self, connection: Connection, query: Query, now: int) -> QueryRefused | None:
         """Take a query in, or refuse it."""
         if len(self) >= self.capacity:
+            sometimes("a query is refused: too many wait")
             reason = f"{self.capacity} queries are waiting already; try again later or elsewhere"
             return QueryRefused(query.request, Code.BUSY, reason, None)
         if query.consistency not in (0, 1, 2):
             reason = f"unknown consistency {query.consistency}; known: any 0, bounded 1, linearizable 2"
             return QueryRefused(query.request, Code.BAD_QUERY, reason, None)
         item = Waiting(connection, query, now + min(query.patience, LONGEST_PATIENCE))
+        self._due = None
         if query.consistency == Consistency.ANY or (
             query.consistency == Consistency.BOUNDED and self._young_enough(item, now)
         ):
@@ -93,27 +101,41 @@ class QueryDesk:
         return age is not None and age <= item.query.max_age
 
     def wants_barrier(self, now: int) -> Token | None:
-        """The token of a barrier to ask for now, or None."""
-        if self._asked is not None or now < self._not_before:
+        """The token of a barrier to ask for now, or None; `lazy` says of which kind it is."""
+        if now < self._not_before:
             return None
+        if self._asked is not None:
+            if not self._asked.lazy or not self._waiting:
+                return None
+            sometimes("a query does not wait for a lazy barrier but has its own")
         if not self._waiting and now < self._next_pace:
             return None
         self._token += 1
         self._next_pace = now + self.pace
-        self._asked = Barrier(now, self._waiting)
+        self._asked = Barrier(now, self._waiting, lazy=not self._waiting)
         self._waiting = []
+        self._due = None
         return self._token
+
+    @property
+    def lazy(self) -> bool:
+        """Whether nobody waits for the barrier that was asked for last."""
+        return self._asked is not None and self._asked.lazy
 
     def passed(self, token: Token, index: int) -> None:
         """A barrier came back."""
         if self._asked is not None and token == self._token:
             self._asked.index = index
-            self._passed.append(self._asked)
+            self.returned.append(self._asked)
             self._asked = None
+            self._due = None
 
     def refused(self, token: Token, refusal: Refusal, now: int) -> None:
         """A barrier was refused: those who wait go on waiting, for as long as their patience lasts."""
         if self._asked is not None and token == self._token:
+            if self._asked.queries:
+                sometimes("a barrier with queries behind it is refused and asked for again")
+            self._due = None
             self._waiting = self._asked.queries + self._waiting
             self._asked = None
             self._not_before = now + RETRY
@@ -121,11 +143,16 @@ class QueryDesk:
 
     def caught_up(self, applied_index: int, now: int) -> None:
         """The state has reached `applied_index`: release whoever waited for that."""
-        while self._passed and (self._passed[0].index or 0) <= applied_index:
-            barrier = self._passed.pop(0)
+        while self.returned:
+            if (self.returned[0].index or 0) > applied_index:
+                sometimes("a barrier came back and the state has yet to reach its index")
+                return
+            barrier = self.returned.pop(0)
             self.fresh_at = barrier.asked_at
+            self._due = None
             for item in barrier.queries:
                 if item.query.consistency == Consistency.BOUNDED and not self._young_enough(item, now):
+                    sometimes("a barrier took so long that a bounded query needs another one")
                     self._waiting.append(item)
                 else:
                     self.ready.append(item)
@@ -136,7 +163,9 @@ class QueryDesk:
             item = self.ready.popleft()
             if item.query.consistency != Consistency.BOUNDED or self._young_enough(item, now):
                 return item
+            sometimes("a bounded query has grown too old while it stood in line")
             self._waiting.append(item)
+            self._due = None
         return None
 
     def give_up(self, now: int) -> Iterable[tuple[Connection, QueryRefused]]:
@@ -144,13 +173,15 @@ class QueryDesk:
         for items in self._queues():
             late = [item for item in items if item.until <= now]
             if late:
+                sometimes("the patience of a query ends")
                 items[:] = [item for item in items if item.until > now]
+                self._due = None
             for item in late:
                 yield item.connection, self._late(item.query, now)
 
     def _queues(self) -> list[list[Waiting]]:
         asked = [self._asked.queries] if self._asked else []
-        return [self._waiting, *asked, *(barrier.queries for barrier in self._passed)]
+        return [self._waiting, *asked, *(barrier.queries for barrier in self.returned)]
 
     def _late(self, query: Query, now: int) -> QueryRefused:
         age = self.age(now)
@@ -164,6 +195,7 @@ class QueryDesk:
         """Refuse everything that waits."""
         ready = list(self.ready)
         self.ready.clear()
+        self._due = None
         for items in [ready, *self._queues()]:
             for item in items:
                 yield item.connection, QueryRefused(item.query.request, code, reason, None)
@@ -172,15 +204,21 @@ class QueryDesk:
     def forget(self, gone: Callable[[Connection], bool]) -> None:
         """Drop the queries of connections that are gone."""
         self.ready = deque(item for item in self.ready if not gone(item.connection))
+        self._due = None
         for items in self._queues():
             items[:] = [item for item in items if not gone(item.connection)]
 
     def deadline(self) -> int:
-        """When something is due here."""
+        """When a barrier is to be asked for, or somebody's patience ends."""
+        if self._due is not None:
+            return self._due
         due = NEVER
-        if self._asked is None:
-            due = max(self._not_before, 0 if self._waiting else self._next_pace)
+        if self._waiting and (self._asked is None or self._asked.lazy):
+            due = self._not_before
+        elif self._asked is None:
+            due = max(self._not_before, self._next_pace)
         for items in self._queues():
             for item in items:
                 due = min(due, item.until)
+        self._due = due
         return due

@@ -17,6 +17,7 @@ from typing import Final
 from zlib import crc32
 
 from consensus.core import Record
+from consensus.marks import sometimes
 
 VERSION: Final = 1
 """Version of the segment format. Every version keeps the first 12 bytes of the header and its trailing CRC as they are, so
@@ -117,13 +118,14 @@ def encode_batch(
 ) -> tuple[bytes, int]:
     """(bytes of the batch, its chain value). Raises ValueError for a kind outside 0..255 or a payload of 4 GiB."""
     try:
-        table = b"".join([_RECORD.pack(kind, len(data)) for kind, data in records])
+        pieces = [_RECORD.pack(kind, len(data)) for kind, data in records]
     except struct.error:
         bad = next(kind for kind, data in records if not 0 <= kind <= MAX_KIND or len(data) > MAX_PAYLOAD)
         raise ValueError(
             f"a record of kind {bad} does not fit: kinds are 0 to {MAX_KIND}, data below 4 GiB"
         ) from None
-    payload = b"".join([table, *[data for _, data in records]])
+    pieces += [data for _, data in records]
+    payload = b"".join(pieces)
     if len(payload) > MAX_PAYLOAD:
         raise ValueError(f"a batch of {len(payload)} bytes does not fit; its limit is {MAX_PAYLOAD}")
     fields = _FIELDS.pack(BATCH_MAGIC, len(payload), len(records), incarnation, synced_upto)
@@ -198,6 +200,7 @@ def _find_proof(data: bytes, start: int, damage: int, incarnation: int, seed: in
     while offset >= 0:
         fields = _fields_at(data, offset, seed)
         if fields is not None and fields[2] >= incarnation and fields[3] > damage:
+            sometimes("a batch behind damage says that the damaged part had been synced")
             return f"the batch at offset {offset} says that everything below {fields[3]} had been synced"
         offset = data.find(BATCH_MAGIC, offset + 1)
     return ""
@@ -238,15 +241,18 @@ def _walk(segment: Segment, data: bytes, seed: int, chain: int) -> None:
         length, count, batch_incarnation, synced_upto, batch_chain = fields
         start, end = offset + BATCH_HEADER_SIZE, offset + BATCH_HEADER_SIZE + length
         if batch_incarnation < incarnation:
+            sometimes("a batch of an earlier life stands behind one of a later life")
             # An older life's batch shows where a newer one must begin: what lies behind may overlap it.
             segment.damage = f"a batch of incarnation {batch_incarnation} behind one of {incarnation}"
             scan_from = offset + 1
             break
         scan_from = end  # an intact header's length holds: record data is not searched for headers
         if end > size:
+            sometimes("a batch is cut short by the end of its file")
             segment.damage = f"a batch of {length} bytes of which the file holds {size - start}"
             break
         if crc32(view[start:end], crc32(view[offset : offset + _FIELDS.size], chain)) != batch_chain:
+            sometimes("a batch does not match its chained checksum")
             segment.damage = "a batch whose bytes do not match its chained CRC"
             break
         records = _decode_records(data, start, end, count)

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgpack
 
+from consensus.marks import sometimes
 from node.protocol import Code, Outcome, Refused, SessionOpened
 
 COMMANDS: Final = 0
@@ -59,8 +60,11 @@ def decode_block(payload: bytes) -> list[list[Any]]:
         groups = msgpack.unpackb(payload, raw=False, use_list=True)
     except Exception as error:
         raise ValueError(f"a block that is no msgpack: {error}") from None
-    if type(groups) is not list or not all(type(group) is list and group for group in groups):
+    if type(groups) is not list:
         raise ValueError("a block is an array of groups")
+    for group in groups:
+        if type(group) is not list or not group:
+            raise ValueError("a block is an array of groups")
     return groups
 
 
@@ -96,6 +100,7 @@ class Sessions:
     def open(self, index: int, place: int, chain: bytes, nonce: int) -> SessionOpened:
         """Open a session. A full table forgets the one that has been idle for the longest part of the log."""
         if len(self._table) >= self.most:
+            sometimes("the table is full and the session longest idle goes")
             idle = min(self._table, key=lambda name: (self._table[name].last_index, name))
             del self._table[idle]
         name = index * PLACES + place
@@ -105,7 +110,12 @@ class Sessions:
     def expire(self, name: int, last_index: int) -> None:
         """Forget a session, unless it was used in the meantime."""
         session = self._table.get(name)
-        if session is not None and session.last_index == last_index:
+        if session is None:
+            sometimes("a session expires that is gone already")
+        elif session.last_index != last_index:
+            sometimes("a session was used again before the log could expire it")
+        else:
+            sometimes("an idle session expires")
             del self._table[name]
 
     def apply(
@@ -120,12 +130,13 @@ class Sessions:
         _, name, low, seqs, commands = group
         session = self._table.get(name)
         if session is None:
+            sometimes("commands of a session that the log does not know")
             reason = f"session {name} was never opened or has expired"
             return [Refused(0, name, seqs, Code.UNKNOWN_SESSION, reason, None)]
         session.last_index = index
         places = list(range(place, place + len(seqs)))
         # The common case first: all numbers new, each above the one before.
-        if seqs and seqs[0] > session.high and all(map(int.__lt__, seqs, seqs[1:])):
+        if seqs and seqs[0] > session.high and (len(seqs) == 1 or all(map(int.__lt__, seqs, seqs[1:]))):
             results = apply(commands)
             session.high = seqs[-1]
             done = session.done
@@ -134,7 +145,8 @@ class Sessions:
             answers: list[Outcome | Refused] = [Outcome(name, index, chain, seqs, places, results)]
         else:
             answers = self._apply_mixed(session, group, index, places, chain, apply)
-        self._settle(session, low)
+        if low > session.low:
+            self._settle(session, low)
         return answers
 
     def _apply_mixed(
@@ -152,10 +164,13 @@ class Sessions:
         forgotten: list[int] = []
         for seq, place, command in zip(seqs, places, commands, strict=True):
             if seq <= session.low:
+                sometimes("a number is asked for again that its client has settled")
                 forgotten.append(seq)
                 continue
             known = session.done.get(seq)
-            if known is None:
+            if known is not None:
+                sometimes("a retried command is answered from memory")
+            else:
                 (result,) = apply([command])
                 known = session.done[seq] = (index, place, chain, result)
                 session.high = max(session.high, seq)
@@ -167,8 +182,6 @@ class Sessions:
         return answers
 
     def _settle(self, session: Session, low: int) -> None:
-        if low <= session.low:
-            return
         done = session.done
         if low - session.low > len(done):
             for seq in [seq for seq in done if seq <= low]:

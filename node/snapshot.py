@@ -20,6 +20,7 @@ from typing import Any, Final
 import msgpack
 
 from consensus.core import NodeId, SnapshotMeta
+from consensus.marks import sometimes
 from node.disk import Append, Create, Disk, Op, Remove, Rename, Sync, SyncDirectory
 from node.segment import Identity
 
@@ -246,6 +247,7 @@ class Pieces:
             raise SnapshotCorrupt(f"{self.name}, offset {offset}: chunk {piece - 1} is not {size} bytes long")
         chunk = data[_LENGTH.size :]
         if sha256(chunk).digest() != self.manifest.hashes[piece - 1]:
+            sometimes("a chunk of a snapshot file has rotted")
             raise SnapshotCorrupt(f"{self.name}, offset {offset}: chunk {piece - 1} does not match its hash")
         return chunk
 
@@ -278,6 +280,7 @@ def newest(
         try:
             manifest, chunks = read(disk, name)
         except SnapshotCorrupt as error:
+            sometimes("recovery: a damaged snapshot is passed over for an older one")
             problem = problem or error
             if notes is not None:
                 notes.append(f"{error}; passed over for an older snapshot")
@@ -331,6 +334,7 @@ class Assembly:
         """Take a piece. False if it is not the wanted one (a repeat, a late answer): nothing changed. Raises SnapshotCorrupt,
         SnapshotForeign or SnapshotVersion if it is not what the root or the manifest says; the piece stays wanted."""
         if piece != self.wanted:
+            sometimes("a piece of a snapshot comes that is not the one asked for last")
             return False
         if self._manifest is None:
             self._manifest = self._check_manifest(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from consensus.core import NEVER, NodeId, SnapshotMeta
+from consensus.marks import sometimes
 from node import snapshot
 from node.disk import Disk, DiskError
 from node.protocol import Chunk, ChunkRequest
@@ -22,45 +23,52 @@ class Transfer:
         self._identity = identity
         self.assembly: snapshot.Assembly | None = None
         self.source: NodeId | None = None
-        self._ask_again = NEVER
-        self._sending: snapshot.Pieces | None = None
-
-    @property
-    def deadline(self) -> int:
+        self.deadline = NEVER
         """When `timeout` is due."""
-        return self._ask_again
+        self._sending: snapshot.Pieces | None = None
 
     def fetch(self, source: NodeId, meta: SnapshotMeta, now: int) -> list[tuple[NodeId, ChunkRequest]]:
         """Begin to fetch, or go on: the leader repeats its offer with every heartbeat. Another leader is asked at once for what
         the one before owes; if it has no such snapshot, it says so, and its own is fetched from the start."""
         moved, self.source = source != self.source, source
         if self.assembly is not None and self.assembly.meta.index >= meta.index:
-            return self._ask(now) if moved else []
+            if not moved:
+                return []
+            sometimes("another leader is asked for the rest of a snapshot")
+            return self._ask(now)
+        if self.assembly is not None:
+            sometimes("a half fetched snapshot is given up for a newer one")
         self.assembly = snapshot.Assembly(meta, self._identity)
         return self._ask(now)
 
     def timeout(self, now: int) -> list[tuple[NodeId, ChunkRequest]]:
         """Ask again for the piece that did not come."""
-        return self._ask(now) if now >= self._ask_again else []
+        if now < self.deadline:
+            return []
+        sometimes("a piece of a snapshot is asked for again")
+        return self._ask(now)
 
     def _ask(self, now: int) -> list[tuple[NodeId, ChunkRequest]]:
         wanted = self.assembly.wanted if self.assembly is not None else None
         if self.assembly is None or wanted is None or self.source is None:
-            self._ask_again = NEVER
+            self.deadline = NEVER
             return []
-        self._ask_again = now + PATIENCE
+        self.deadline = now + PATIENCE
         return [(self.source, ChunkRequest(self.assembly.meta.index, wanted))]
 
     def receive(self, sender: NodeId, chunk: Chunk, now: int) -> list[tuple[NodeId, ChunkRequest]]:
         """Take a piece in. Raises SnapshotError if it is not what was announced; the fetch is then given up."""
         if self.assembly is None or sender != self.source or chunk.index != self.assembly.meta.index:
+            sometimes("a piece comes of a snapshot that is not being fetched")
             return []
         if chunk.pieces == 0:
+            sometimes("a snapshot is gone while it is fetched")
             self.stop()  # gone over there; the leader will offer a newer one
             return []
         try:
             taken = self.assembly.offer(chunk.piece, chunk.data)
         except snapshot.SnapshotError:
+            sometimes("a piece of a snapshot is not what was announced")
             self.stop()
             raise
         return self._ask(now) if taken else []
@@ -75,7 +83,7 @@ class Transfer:
     def stop(self) -> None:
         """Give up, or be done with, the snapshot that is being fetched."""
         self.assembly = None
-        self._ask_again = NEVER
+        self.deadline = NEVER
 
     def serve(self, request: ChunkRequest) -> Chunk:
         """The piece asked for; `pieces` 0 if there is no such snapshot (any more)."""
@@ -85,6 +93,7 @@ class Transfer:
                 self._sending = snapshot.pieces(self._disk, request.index)
             data = self._sending[request.piece]
         except (FileNotFoundError, IndexError, snapshot.SnapshotError, DiskError):
+            sometimes("a piece is asked for that is not here (any more)")
             self._sending = None
             return gone
         return Chunk(request.index, request.piece, len(self._sending), data)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from consensus.core import NEVER, NodeId
+from consensus.marks import sometimes
 from node import sessions
 from node.effects import Connection
 from node.protocol import Code, OpenSession, Outcome, Refused, Submit
@@ -51,7 +52,8 @@ class WriteDesk:
         self._check = check
         self._max_command_bytes = max_command_bytes
         self._nonce = first_nonce
-        self._asked: list[_Asked] = []
+        self.asked: list[_Asked] = []
+        """What has come together and is to be proposed."""
         self._bytes = 0
         self._reply_to: dict[int, Connection] = {}  # session -> the connection that last used it here
         self._opening: dict[int, tuple[Connection, int]] = {}  # nonce -> (who, request)
@@ -75,6 +77,7 @@ class WriteDesk:
         session, seqs, commands = message.session, message.seqs, message.commands
         problem = self._problem(message)
         if problem is not None:
+            sometimes("a request is refused: its numbers make no sense")
             code, reason = problem
             return [(connection, Refused(0, session, seqs, int(code), reason, None))]
         if not seqs:
@@ -86,6 +89,7 @@ class WriteDesk:
             for place, reason in bad.items()
         ]
         if bad:
+            sometimes("a command is refused: it is malformed or too long")
             seqs = [seq for place, seq in enumerate(seqs) if place not in bad]
             commands = [command for place, command in enumerate(commands) if place not in bad]
         if seqs:
@@ -120,7 +124,7 @@ class WriteDesk:
         return bad
 
     def _add(self, asked: _Asked) -> None:
-        self._asked.append(asked)
+        self.asked.append(asked)
         self._bytes += asked.size
 
     # ------------------------------------------------------------------------------------------------- proposing
@@ -129,10 +133,10 @@ class WriteDesk:
         """What has come together, as payloads of bounded size (a group is never cut: a frame bounds it). `proposed` or
         `refuse` follows."""
         if self._bytes <= BLOCK_BYTES:
-            return [sessions.encode_block([asked.group for asked in self._asked])] if self._asked else []
+            return [sessions.encode_block([asked.group for asked in self.asked])] if self.asked else []
         parts: list[list[sessions.Group]] = [[]]
         size = 0
-        for asked in self._asked:
+        for asked in self.asked:
             if size and size + asked.size > BLOCK_BYTES:
                 parts.append([])
                 size = 0
@@ -142,22 +146,24 @@ class WriteDesk:
 
     def proposed(self) -> None:
         """The blocks are on their way."""
-        self._asked, self._bytes = [], 0
+        self.asked, self._bytes = [], 0
 
     def refuse(self, code: Code, reason: str, leader: NodeId | None = None) -> list[Reply]:
         """Refuse what has come together: nothing of it will ever be in the log."""
         replies: list[Reply] = []
-        for asked in self._asked:
+        for asked in self.asked:
             self._opening.pop(asked.nonce, None)
             if asked.connection is None:
                 continue
             refused = Refused(asked.request, asked.session, asked.seqs, int(code), reason, leader)
             replies.append((asked.connection, refused))
+            if code == Code.NOT_LEADER:
+                sometimes("a request is refused and told who leads")
             if code != Code.BUSY:
                 # Whoever leads answers this session from now on; two answers would only cost twice. A leader that is
                 # merely busy still owes the outcome of what it took before.
                 self._reply_to.pop(asked.session, None)
-        self._asked, self._bytes = [], 0
+        self.asked, self._bytes = [], 0
         return replies
 
     # -------------------------------------------------------------------------------------------------- outcomes
@@ -174,6 +180,7 @@ class WriteDesk:
             return []
         connection, request = self._opening.pop(item.message.request, (None, 0))
         if connection is None:
+            sometimes("a session is opened and its asker is gone")
             return []
         item.message.request = request
         self._reply_to[item.message.session] = connection
@@ -185,8 +192,9 @@ class WriteDesk:
             del self._reply_to[session]
         for nonce in [nonce for nonce, (who, _) in self._opening.items() if who == connection]:
             del self._opening[nonce]
-        for asked in self._asked:
+        for asked in self.asked:
             if asked.connection == connection:
+                sometimes("a client goes before its request is proposed")
                 asked.connection = None
 
     def forget_all(self) -> None:
@@ -221,4 +229,7 @@ class IdleWatch:
             name: seen[name] if name in seen and seen[name][0] == index else (index, now)
             for name, index in last_used.items()
         }
-        return [(name, index) for name, (index, when) in self._seen.items() if now - when >= self._ttl]
+        idle = [(name, index) for name, (index, when) in self._seen.items() if now - when >= self._ttl]
+        if idle:
+            sometimes("a leader proposes to forget an idle session")
+        return idle

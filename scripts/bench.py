@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.bench import apply as apply_bench
+from sim.bench import check as check_bench
 from sim.bench.cluster import BenchError, measure_cluster
 from sim.local.layout import ClusterError
 
@@ -133,6 +134,70 @@ def cluster(
         for load in result["loads"]
     ]  # fmt: skip
     show_table(columns, rows)
+
+
+@main.command()
+@click.option("--operations", default=1_000_000, type=click.IntRange(10_000, 4_000_000), show_default=True)
+@click.option("--seed", default=1, type=click.IntRange(0), show_default=True)
+@click.option(
+    "--budget",
+    default=10.0,
+    type=click.FloatRange(0.1, 600),
+    show_default=True,
+    help="seconds for each history of the general checker",
+)
+@click.option("--json", "as_json", is_flag=True)
+def check(operations: int, seed: int, budget: float, as_json: bool) -> None:
+    """Seconds to check a long history by log index, to find corruptions in it, and to check small ones by search."""
+    try:
+        result = check_bench.run(operations, seed, budget, Console(stderr=True).print)
+    except KeyboardInterrupt:
+        click.echo("bench: interrupted", err=True)
+        sys.exit(130)
+    problems = check_bench.failures(result)
+    if as_json:
+        click.echo(json.dumps({**result, "problems": problems}, indent=2))
+    else:
+        show_check(result)
+        for problem in problems:
+            console.print(problem, style="bold red")
+    sys.exit(1 if problems else 0)
+
+
+def show_check(result: dict[str, Any]) -> None:
+    """The figures of `check` for people."""
+    show_environment(result["environment"])
+    long = result["by_index"]
+    console.print(
+        f"by log index: {long['operations']:,} operations in {long['entries']:,} entries checked in {long['check_s']:.2f} s "
+        f"({long['check_cpu_s']:.2f} s of them on a processor; {long['operations_per_second']:,.0f} a second), "
+        f"peak memory {long['peak_rss_bytes'] / 1e6:,.0f} MB; "
+        f"made in {long['generate_s']:.2f} s",
+        soft_wrap=True,
+    )
+    show_table(
+        ("corruption", "found", "by"),
+        [
+            (row["corruption"].replace("_", " "), "yes" if row["found"] else "NO", ", ".join(row["by"]))
+            for row in long["corruptions"]
+        ],
+    )
+    console.print("by the general checker:")
+    columns = ("history", "clients", "operations", "cells", "verdict", "seconds", "configurations", "method")
+    rows = [
+        (
+            row["history"], str(row["clients"]), f"{row['operations']:,}", str(row["cells"]), row["verdict"],
+            f"{row['seconds']:.3f}", f"{row['configurations']:,}", ", ".join(row["methods"]),
+        )
+        for row in result["general"]
+    ]  # fmt: skip
+    show_table(columns, rows)
+    both = result["agreement"]
+    console.print(
+        f"the same {both['operations']:,} operations by index in {both['by_index_s']:.3f} s, by search in "
+        f"{both['general_s']:.3f} s: {'the same answer' if both['agree'] else 'DIFFERENT ANSWERS'}",
+        soft_wrap=True,
+    )
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
-"""Drills: cut the power of a running cluster's domains while it learns, and check that nothing was lost.
+"""Drills: cut the power of a running cluster's domains and break its network under load, and check that nothing was lost.
 
 Exit codes: 0 every check holds, 1 a check failed, 2 bad input, 3 the run could not be made, 4 void (nothing bit).
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import secrets
 import shlex
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -20,9 +21,11 @@ from rich.live import Live as RichLive
 from sim import scenario as scenarios
 from sim.check.history import HistoryError
 from sim.check.verdict import exit_code, sentence
+from sim.local import namespaces
 from sim.local.drill import Drill, Live
 from sim.local.judge import judge
-from sim.local.layout import ClusterError
+from sim.local.layout import NAMESPACES, NETWORKS, RELAY, ClusterError
+from sim.local.links import LinksError
 from sim.local.progress import panel, verdict_table
 from sim.report.html import render
 from sim.workload import movielens
@@ -67,7 +70,21 @@ def list_(as_json: bool) -> None:
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
-    help="decides who is asked what, and what unsynced bytes become",
+    help="decides who is asked what, what unsynced bytes become, and which links a shape cuts",
+)
+@click.option(
+    "--world",
+    type=click.Choice(["local", "virtual"]),
+    default="local",
+    show_default=True,
+    help="real processes over TLS, or the same nodes on virtual time, networks and disks",
+)
+@click.option(
+    "--links",
+    type=click.Choice(NETWORKS),
+    default=RELAY,
+    show_default=True,
+    help="of the local world: a relay, or network namespaces with packet filters (root on Linux)",
 )
 @click.option(
     "--out",
@@ -82,6 +99,8 @@ def list_(as_json: bool) -> None:
 def run(
     scenario: str,
     seed: int | None,
+    world: str,
+    links: str,
     out: Path | None,
     ratings: Path | None,
     use_synthetic: bool,
@@ -91,15 +110,26 @@ def run(
     seed = secrets.randbits(32) if seed is None else seed
     try:
         plan = scenarios.load(scenario)
+        check_world(plan, world, links)
         if ratings is not None and use_synthetic:
             raise scenarios.ScenarioError("--ratings and --synthetic exclude each other")
-        stream = load_stream(ratings, use_synthetic, seed)
-    except (scenarios.ScenarioError, DataError) as error:
+        given = ratings is not None or use_synthetic
+        if given and world == "virtual":
+            raise scenarios.ScenarioError("--ratings and --synthetic belong to --world local")
+        if given and plan.workload.machine != "ranking":
+            raise scenarios.ScenarioError(
+                f"{scenario} has a key-value load: --ratings and --synthetic say what a ranking machine learns from"
+            )
+        learns = plan.workload.machine == "ranking" and world == "local"
+        stream = load_stream(ratings, use_synthetic, seed) if learns else None
+    except (scenarios.ScenarioError, DataError, LinksError) as error:
         fail(2, str(error), as_json)
-    if ratings is not None or use_synthetic:
+    if given:
         # The published figures are MovieLens's.
         plan = scenarios.without_reference(plan)
     arguments = ["run", scenario, "--seed", str(seed)]
+    arguments += ["--world", world] if world != "local" else []
+    arguments += ["--links", links] if links != RELAY else []
     arguments += ["--ratings", str(ratings)] if ratings else []
     arguments += ["--synthetic"] if use_synthetic else []
     command = shlex.join(["python", "scripts/drill.py", *arguments])
@@ -107,24 +137,20 @@ def run(
     if folder.exists() and any(folder.iterdir()):
         fail(2, f"{folder} is not empty; give another --out", as_json)
     folder.mkdir(parents=True, exist_ok=True)
+    about = stream.report if stream is not None else f"links: {links if world == 'local' else 'virtual'}"
     console.print(
-        f"[bold]{command}[/bold]\n{plan.title}; {stream.report}; everything goes to {folder}", soft_wrap=True
+        f"[bold]{command}[/bold]\n{plan.title}; {about}; everything goes to {folder}", soft_wrap=True
     )
     (folder / "scenario.toml").write_text(scenarios.source(scenario), encoding="utf-8")
     try:
-        with RichLive(console=console, refresh_per_second=4, transient=True) as live:
-            told: list[str] = []
-
-            def watch(state: Live) -> None:
-                for note in state.notes[len(told) :]:
-                    told.append(note)
-                    live.console.print(f"  {state.seconds:6.1f} s  {note}")
-                live.update(panel(state))
-
-            Drill(plan, stream, folder, seed, command, watch).run()
-        with console.status("judging") as status:
-            verdict = judge(folder, plan, stream, status.update)
-    except ClusterError as error:
+        verdict = (
+            run_virtual(plan, seed, folder)
+            if world == "virtual"
+            else run_local(plan, stream, folder, seed, command, links)
+        )
+    except scenarios.ScenarioError as error:
+        fail(2, str(error), as_json)
+    except (ClusterError, LinksError) as error:
         fail(3, str(error), as_json)
     except KeyboardInterrupt:
         fail(3, "interrupted; the cluster was taken down", as_json)
@@ -137,6 +163,69 @@ def run(
         console.print(verdict_table(verdict))
     console.print(f"{sentence(verdict)}\nreport: {report}", soft_wrap=True)
     sys.exit(exit_code(verdict))
+
+
+def check_world(plan: scenarios.Scenario, world: str, links: str) -> None:
+    """Refuse a scenario that a world cannot run. Raises ScenarioError, LinksError."""
+    if world == "virtual":
+        if links != RELAY:
+            raise scenarios.ScenarioError(
+                "--links belongs to --world local; a virtual network has links of its own"
+            )
+        return
+    if links == NAMESPACES:
+        delays = [str(place) for place, fault in enumerate(plan.faults, 1) if fault.kind == "delay"]
+        if delays:
+            raise scenarios.ScenarioError(
+                f"[[faults]] number {', '.join(delays)}: delay needs the kernel's netem, which links through namespaces do "
+                "without; take --links relay"
+            )
+        namespaces.check()
+
+
+def run_virtual(plan: scenarios.Scenario, seed: int, folder: Path) -> dict[str, Any]:
+    """The scenario on virtual time. Raises ScenarioError for one that this world cannot run."""
+    try:
+        virtual = importlib.import_module("sim.virtual.drill")
+    except ModuleNotFoundError as error:
+        if error.name != "sim.virtual.drill":
+            raise
+        raise scenarios.ScenarioError(
+            "this checkout has no virtual world for drills; take --world local"
+        ) from None
+    with console.status("on virtual time"):
+        verdict: dict[str, Any] = virtual.run(plan, seed, folder)
+    return verdict
+
+
+def run_local(
+    plan: scenarios.Scenario, stream: Stream | None, folder: Path, seed: int, command: str, links: str
+) -> dict[str, Any]:
+    """The scenario on real processes. Raises ClusterError, HistoryError."""
+    with RichLive(console=console, refresh_per_second=4, transient=True) as live:
+        told: list[str] = []
+
+        def watch(state: Live) -> None:
+            for note in state.notes[len(told) :]:
+                told.append(note)
+                live.console.print(f"  {state.seconds:6.1f} s  {note}")
+            live.update(panel(state))
+
+        Drill(plan, stream, folder, seed, command, watch, links).run()
+    with console.status("judging") as status:
+        return judge(folder, plan, stream, status.update)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True)
+def clean(as_json: bool) -> None:
+    """Remove network namespaces that dead runs left behind; those of runs that are alive stay."""
+    try:
+        names = namespaces.clean()
+    except LinksError as error:
+        fail(2, str(error), as_json)
+    words = "\n".join(names) if names else "nothing was left behind"
+    click.echo(json.dumps({"removed": names}) if as_json else words)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from sim.check.verdict import Requirements
+from sim.faults import shapes
 
 FOLDER: Final = Path(__file__).parent / "scenarios"
+
+MACHINES: Final = ("ranking", "kv")
+ON_LINKS: Final = ("partition", "delay", "rate")
+ON_NODES: Final = ("pause", "kill")
+KINDS: Final = (*ON_LINKS, *ON_NODES)
+OUTSIDE: Final = "outside"
+"""In a direction: whoever is no member."""
 
 
 class ScenarioError(ValueError):
@@ -77,6 +85,72 @@ class PowerCut:
 
 
 @dataclass(slots=True, frozen=True)
+class FaultPlan:
+    """[[faults]]: one fault of the network or of a process, its power staying on."""
+
+    at_s: float
+    """Seconds after the load began."""
+    for_s: float
+    kind: str
+    """`partition`, `delay`, `rate` (of links); `pause`, `kill` (of a process)."""
+    shape: str = ""
+    """Of a fault of links: a shape of `sim.faults.shapes`, perhaps with a direction. Without shape and pairs: all links
+    between nodes, but a partition needs one of them."""
+    pairs: tuple[str, ...] = ()
+    """Instead of a shape: directions, `n1>n2`, `outside>n3`, `leader>outside`."""
+    node: str = ""
+    """Of a fault of a process: a node's name; `leader`; `follower`: one that does not lead; `any`."""
+    delay_ms: float = 0.0
+    jitter_ms: float = 0.0
+    """Of a delay: up to so much more, drawn for each piece."""
+    kbytes_per_s: float = 0.0
+    """Of a rate: thousands of bytes a second in each direction."""
+    progress: bool = True
+    """Writes have to go on meanwhile, if some majority stays connected among itself."""
+
+    @property
+    def what(self) -> str:
+        """Which links or which process, in a word."""
+        return self.shape or ", ".join(self.pairs) or self.node or "all links"
+
+    @property
+    def quorum(self) -> bool:
+        """Whether a majority is left that can talk among itself, whatever is drawn. Nothing is promised for pairs."""
+        if self.kind == "rate" or self.pairs:
+            return False
+        return self.kind != "partition" or shapes.parse(self.shape)[0].quorum
+
+
+@dataclass(slots=True, frozen=True)
+class Workload:
+    """[workload]: which machine the nodes run, and the load on a key-value machine. (A ranking machine's load stands in
+    [writes] and [rank].)"""
+
+    machine: str = "ranking"
+    """`ranking` or `kv`."""
+    clients: int = 6
+    """Each does one operation after the other."""
+    per_s: float = 120.0
+    """Operations begun a second, over all clients together, as long as the cluster keeps up."""
+    keys: int = 4
+    """Half of them, rounded up, are registers (put, compare-and-set), the others lists (append)."""
+    read: float = 0.45
+    """Share of reads."""
+    cas: float = 0.5
+    """Share of compare-and-set among the writes to registers."""
+    linearizable: float = 0.7
+    bounded: float = 0.15
+    any: float = 0.15
+    """Shares among the reads; they make 1."""
+    max_age_ms: int = 1000
+    """Of the bounded ones."""
+    deadline_s: float = 2.0
+    """After so long a client gives a write up; its outcome stays unknown."""
+    patience_ms: int = 1000
+    """After so long without an answer a read has failed."""
+
+
+@dataclass(slots=True, frozen=True)
 class Scenario:
     """One experiment."""
 
@@ -86,13 +160,16 @@ class Scenario:
     writes: Writing
     rank: Ranking
     cuts: tuple[PowerCut, ...]
+    faults: tuple[FaultPlan, ...]
+    workload: Workload
     require: Requirements
     evaluate_last: int = 50_000
     """Interactions at the end of the replayed stream over which quality is measured."""
     compare_with_reference: bool = False
     """Hold quality against the published figures; only the whole MovieLens stream may."""
     seconds: float = 0.0
-    """The load ends after so many seconds, but not before the last cut has been undone; 0: when the stream ends."""
+    """The load ends after so many seconds, but not before the last cut and fault have been undone; 0: when the stream ends,
+    and a key-value load with the last of them."""
 
 
 def names() -> list[str]:
@@ -123,16 +200,25 @@ def load(name_or_path: str) -> Scenario:
 
 
 def _scenario(values: dict[str, Any], where: str, stem: str) -> Scenario:
-    cuts = values.pop("cuts", [])
-    if not isinstance(cuts, list):
-        raise ScenarioError(f"{where}: cuts must be tables written as [[cuts]]")
+    cuts, faults = values.pop("cuts", []), values.pop("faults", [])
+    for name, tables in (("cuts", cuts), ("faults", faults)):
+        if not isinstance(tables, list):
+            raise ScenarioError(f"{where}: {name} must be tables written as [[{name}]]")
+    required = values.pop("require", {})
+    if faults and not cuts and isinstance(required, dict):
+        required = {**_NO_CUTS, **required}
     parts = {
         "cluster": _table(ClusterShape, values.pop("cluster", {}), f"{where}: [cluster]"),
         "writes": _table(Writing, values.pop("writes", {}), f"{where}: [writes]"),
         "rank": _table(Ranking, values.pop("rank", {}), f"{where}: [rank]"),
-        "require": _table(Requirements, values.pop("require", {}), f"{where}: [require]"),
+        "workload": _table(Workload, values.pop("workload", {}), f"{where}: [workload]"),
+        "require": _table(Requirements, required, f"{where}: [require]"),
         "cuts": tuple(
             _table(PowerCut, cut, f"{where}: [[cuts]] number {place}") for place, cut in enumerate(cuts, 1)
+        ),
+        "faults": tuple(
+            _table(FaultPlan, fault, f"{where}: [[faults]] number {place}")
+            for place, fault in enumerate(faults, 1)
         ),
     }
     values.setdefault("name", stem)
@@ -141,10 +227,120 @@ def _scenario(values: dict[str, Any], where: str, stem: str) -> Scenario:
     times = [cut.at_s for cut in scenario.cuts]
     if times != sorted(times):
         raise ScenarioError(f"{where}: [[cuts]] must stand in the order of at_s")
-    shares = scenario.rank.any + scenario.rank.bounded + scenario.rank.linearizable
-    if not 0.999 < shares < 1.001:
-        raise ScenarioError(f"{where}: [rank] any + bounded + linearizable must make 1, they make {shares:g}")
+    for name, mixture in (("rank", scenario.rank), ("workload", scenario.workload)):
+        shares = mixture.any + mixture.bounded + mixture.linearizable
+        if not 0.999 < shares < 1.001:
+            raise ScenarioError(
+                f"{where}: [{name}] any + bounded + linearizable must make 1, they make {shares:g}"
+            )
+    _check_workload(scenario, where)
+    for place, fault in enumerate(scenario.faults, 1):
+        _check_fault(fault, scenario, f"{where}: [[faults]] number {place}")
+        _check_length(fault, scenario, f"{where}: [[faults]] number {place}")
+    _check_order(scenario.faults, where)
     return scenario
+
+
+_NO_CUTS: Final = {
+    "min_cuts": 0,
+    "leader_cut": False,
+    "cut_between_write_and_fsync": False,
+    "unsynced_bytes": False,
+    "min_writes_per_s": 0,
+}
+"""What is required of cuts in a scenario that has faults and no cuts."""
+
+
+def _check_workload(scenario: Scenario, where: str) -> None:
+    load = scenario.workload
+    if load.machine not in MACHINES:
+        raise ScenarioError(
+            f"{where}: [workload] machine must be one of {', '.join(MACHINES)}, not {load.machine!r}"
+        )
+    if load.machine == "kv" and not (load.clients and load.keys and load.per_s):
+        raise ScenarioError(f"{where}: [workload] clients, keys and per_s must be more than 0")
+    if load.read > 1 or load.cas > 1:
+        raise ScenarioError(f"{where}: [workload] read and cas are shares, from 0 to 1")
+    if load.machine == "kv" and not (scenario.seconds or scenario.faults or scenario.cuts):
+        raise ScenarioError(
+            f"{where}: a key-value load has no end of its own; give `seconds`, [[faults]] or [[cuts]]"
+        )
+
+
+def _nodes(scenario: Scenario) -> list[str]:
+    return [f"n{number}" for number in range(1, scenario.cluster.nodes + 1)]
+
+
+_GOES_WITH: Final = {
+    "shape": ON_LINKS,
+    "pairs": ON_LINKS,
+    "node": ON_NODES,
+    "delay_ms": ("delay",),
+    "jitter_ms": ("delay",),
+    "kbytes_per_s": ("rate",),
+}
+
+
+def _check_fault(fault: FaultPlan, scenario: Scenario, where: str) -> None:
+    if fault.kind not in KINDS:
+        near = difflib.get_close_matches(fault.kind, KINDS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ScenarioError(f"{where}: unknown kind {fault.kind!r}{hint} Known: {', '.join(KINDS)}")
+    for key, kinds in _GOES_WITH.items():
+        if getattr(fault, key) and fault.kind not in kinds:
+            raise ScenarioError(f"{where}: {key} goes with {', '.join(kinds)}, not with {fault.kind}")
+    if not fault.for_s:
+        raise ScenarioError(f"{where}: for_s must be more than 0")
+    if fault.kind in ON_NODES:
+        known = ["leader", "follower", "any", *_nodes(scenario)]
+        if fault.node not in known:
+            raise ScenarioError(f"{where}: node must be one of {', '.join(known)}, not {fault.node!r}")
+        return
+    if fault.shape and fault.pairs:
+        raise ScenarioError(f"{where}: shape and pairs exclude each other")
+    if fault.kind == "partition" and not (fault.shape or fault.pairs):
+        raise ScenarioError(f"{where}: a partition needs a shape ({', '.join(shapes.names())}) or pairs")
+    if fault.kind == "delay" and not fault.delay_ms + fault.jitter_ms:
+        raise ScenarioError(f"{where}: a delay needs delay_ms or jitter_ms")
+    if fault.kind == "rate" and fault.kbytes_per_s < 0.001:
+        raise ScenarioError(f"{where}: a rate needs kbytes_per_s, at least 0.001")
+    if fault.shape:
+        try:
+            shapes.parse(fault.shape)
+        except shapes.ShapeError as error:
+            raise ScenarioError(f"{where}: {error}") from None
+    for pair in fault.pairs:
+        ends = pair.split(">")
+        known = [*_nodes(scenario), "leader", OUTSIDE]
+        if len(ends) != 2 or ends[0] == ends[1] or any(end not in known for end in ends):
+            raise ScenarioError(
+                f"{where}: {pair!r} is no direction; write sender>receiver with two of {', '.join(known)}"
+            )
+
+
+def _check_length(fault: FaultPlan, scenario: Scenario, where: str) -> None:
+    if fault.progress and fault.quorum and fault.for_s * 1000 <= scenario.require.max_progress_ms:
+        raise ScenarioError(
+            f"{where}: for_s must be longer than [require] max_progress_ms ({scenario.require.max_progress_ms:g} ms), or nothing "
+            "is shown by progress meanwhile; make it longer, or say progress = false"
+        )
+
+
+def _check_order(faults: tuple[FaultPlan, ...], where: str) -> None:
+    times = [fault.at_s for fault in faults]
+    if times != sorted(times):
+        raise ScenarioError(f"{where}: [[faults]] must stand in the order of at_s")
+    until: dict[str, tuple[float, int]] = {}
+    for place, fault in enumerate(faults, 1):
+        # Of two at once nobody could say which one lost a byte, or which node was paused by which.
+        group = fault.kind if fault.kind in ON_LINKS else "process"
+        end, earlier = until.get(group, (0.0, 0))
+        if fault.at_s < end:
+            raise ScenarioError(
+                f"{where}: [[faults]] number {place} begins at {fault.at_s:g} s, before number {earlier} ends at {end:g} s; "
+                "two partitions, two delays, two rates, or two faults of processes must not overlap"
+            )
+        until[group] = (fault.at_s + fault.for_s, place)
 
 
 def _table(kind: type[Any], values: Any, where: str) -> Any:
@@ -157,6 +353,7 @@ def _table(kind: type[Any], values: Any, where: str) -> Any:
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(fields)}"
             raise ScenarioError(f"{where}: unknown key {key!r}{hint}")
         _check(fields[key].type, value, f"{where}: {key}")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     missing = [
         name
         for name, item in fields.items()
@@ -176,6 +373,10 @@ def _check(hint: Any, value: Any, where: str) -> None:
         "str": (str,),
         "bool": (bool,),
     }
+    if hint == "tuple[str, ...]":
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            raise ScenarioError(f"{where} must be a list of texts, not {value!r}")
+        return
     kinds = wanted.get(hint)
     if kinds is None:
         return

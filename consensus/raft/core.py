@@ -25,8 +25,9 @@ from consensus.core import (
     SnapshotMeta,
     Token,
 )
+from consensus.marks import sometimes
 from consensus.raft import following
-from consensus.raft.electing import LEADER, Electing
+from consensus.raft.electing import CANDIDATE, FOLLOWER, LEADER, Electing
 from consensus.raft.leading import Leading
 from consensus.raft.messages import (
     AppendEntries,
@@ -103,7 +104,7 @@ class RaftCore:
         self._set_deadline(now)
 
     def resign(self, now: int, out: Out) -> None:
-        if self.role != Role.FOLLOWER:
+        if self.role != FOLLOWER:
             self._become_follower(self.state.term, None, now, out)
         self.state.record_commit(now, out)
         self.electing.resign()
@@ -120,7 +121,7 @@ class RaftCore:
 
     def timeout(self, now: int, out: Out) -> None:
         if self.leading is not None:
-            if now >= self.leading.heartbeat_at and not self.leading.tick(now, out):
+            if now >= self.leading.deadline and not self.leading.tick(now, out):
                 self._become_follower(self.state.term, None, now, out)
         elif now >= self.electing.deadline:
             followed = self.electing.leader
@@ -128,6 +129,7 @@ class RaftCore:
             if followed is not None and self.electing.leader is None:
                 self._refuse_reads(out)
         for token in self._asked.late(now):
+            sometimes("a barrier is given up: the leader does not answer")
             reason = "the leader did not answer a read barrier"
             out.refused_reads.append((token, Refusal(RefusalCode.NO_QUORUM, reason, self.electing.leader)))
         self._set_deadline(now)
@@ -135,17 +137,21 @@ class RaftCore:
     def propose(self, payloads: Sequence[tuple[int, bytes]], now: int, out: Out) -> Refusal | None:
         if self.leading is None:
             return self._not_leader()
-        return self.leading.propose(payloads, now, out)
+        refusal = self.leading.propose(payloads, now, out)
+        self._set_deadline(now)
+        return refusal
 
-    def read(self, token: Token, now: int, out: Out) -> None:
+    def read(self, token: Token, now: int, out: Out, lazy: bool = False) -> None:
         leader = self.electing.leader
         if self.leading is not None:
-            self.leading.read(None, token, out)
+            self.leading.read(None, token, lazy, now, out)
         elif leader is None:
             out.refused_reads.append((token, self._not_leader()))
         else:
-            self._asked.ask(token, now + self.timing.election)
-            out.now.append((leader, ReadRequest(self.state.term, token)))
+            # A lazy one may wait over there for the next heartbeat first.
+            patience = self.timing.election + (self.timing.heartbeat if lazy else 0)
+            self._asked.ask(token, now + patience)
+            out.now.append((leader, ReadRequest(self.state.term, token, lazy)))
         self._set_deadline(now)
 
     def persisted(self, ticket: int, now: int, out: Out) -> None:
@@ -154,7 +160,7 @@ class RaftCore:
         if self.electing.persisted(now):
             self._become_leader(now, out)
         elif self.leading is not None:
-            self.leading.persisted(out)
+            self.leading.persisted(now, out)
         self._set_deadline(now)
 
     def applied(self, index: int, digest: bytes, now: int, out: Out) -> None:
@@ -173,7 +179,7 @@ class RaftCore:
         if not self.state.snapshot_installed(meta, self.leading is not None, now, out):
             return
         leader = self.electing.leader
-        if self.role == Role.FOLLOWER and leader is not None:
+        if self.role == FOLLOWER and leader is not None:
             out.wait.append((leader, AppendEntriesReply(self.state.term, True, meta.index, 0, 0, 0)))
 
     def state_records(self) -> list[Record]:
@@ -221,14 +227,21 @@ class RaftCore:
 
     def _follow(self, sender: NodeId, term: int, now: int, out: Out) -> bool:
         """Accept `sender` as leader of `term`. False: it is not, and has been told so."""
-        if term < self.state.term:
-            out.wait.append((sender, AppendEntriesReply(self.state.term, False, 0, 0, 0, 0)))
-            return False
-        if term == self.state.term and self.role == LEADER:
-            raise SafetyViolation(f"{self.node} and {sender} both lead term {term}")
-        if term > self.state.term or self.electing.leader != sender or self.role != Role.FOLLOWER:
+        electing, known = self.electing, self.state.term
+        if term != known or electing.leader != sender or electing.role is not FOLLOWER:
+            if term < known:
+                sometimes("a leader of an earlier term is told of a later one")
+                out.wait.append((sender, AppendEntriesReply(known, False, 0, 0, 0, 0)))
+                return False
+            if term == known:
+                if electing.role is LEADER:
+                    raise SafetyViolation(f"{self.node} and {sender} both lead term {term}")
+                if electing.role is CANDIDATE:
+                    sometimes("a candidate yields to who has won its term")
+            elif electing.role is LEADER:
+                sometimes("a leader steps down: another one leads a later term")
             self._become_follower(term, sender, now, out)
-        self.electing.heard_leader(now)
+        electing.heard_leader(now)
         return True
 
     # -------------------------------------------------------------------------------------------- elections
@@ -240,17 +253,20 @@ class RaftCore:
         if message.granted:
             self.electing.on_pre_vote_granted(sender, message, now, out)
         elif message.term > self.state.term:
+            sometimes("a refused pre-vote tells of a later term")
             self._become_follower(message.term, None, now, out)
 
     def _on_request_vote(self, sender: NodeId, message: RequestVote, now: int, out: Out) -> None:
         if message.term > self.state.term:
             if self.electing.hears_leader(now):
+                sometimes("a request for votes is ignored: a leader is heard")
                 return  # not even the term is taken over (thesis 4.2.3)
             self._become_follower(message.term, None, now, out)
         self.electing.on_request_vote(sender, message, now, out)
 
     def _on_request_vote_reply(self, sender: NodeId, message: RequestVoteReply, now: int, out: Out) -> None:
         if message.term > self.state.term:
+            sometimes("a refused vote tells of a later term")
             self._become_follower(message.term, None, now, out)
         elif self.electing.on_request_vote_reply(sender, message, now):
             self._become_leader(now, out)
@@ -267,10 +283,13 @@ class RaftCore:
         self, sender: NodeId, message: AppendEntriesReply, now: int, out: Out
     ) -> None:
         term = self.state.term
-        if message.term > term:
-            self._become_follower(message.term, None, now, out)
-        elif message.term == term and self.leading is not None:
+        if message.term == term and self.leading is not None:
             self.leading.on_reply(sender, message, now, out)
+        elif message.term > term:
+            sometimes("a leader steps down: a peer knows a later term")
+            self._become_follower(message.term, None, now, out)
+        else:
+            sometimes("an answer to an earlier leadership counts for nothing")
 
     def _on_install_snapshot(self, sender: NodeId, message: InstallSnapshot, now: int, out: Out) -> None:
         if self._follow(sender, message.term, now, out):
@@ -280,12 +299,14 @@ class RaftCore:
 
     def _on_read_request(self, sender: NodeId, message: ReadRequest, now: int, out: Out) -> None:
         if self.leading is None or message.term > self.state.term:
+            sometimes("a barrier is asked of who does not lead")
             out.now.append((sender, ReadReply(self.state.term, message.token, False, 0)))
         else:
-            self.leading.read(sender, message.token, out)
+            self.leading.read(sender, message.token, message.lazy, now, out)
 
     def _on_read_reply(self, sender: NodeId, message: ReadReply, now: int, out: Out) -> None:
         if not self._asked.answered(message.token):
+            sometimes("a barrier comes when nobody waits for it any more")
             return
         if message.granted:
             out.reads.append((message.token, message.index))
@@ -308,5 +329,6 @@ class RaftCore:
 
     def _set_deadline(self, now: int) -> None:
         self._now = now
-        due = self.leading.heartbeat_at if self.leading is not None else self.electing.deadline
-        self.deadline = min(due, self._asked.deadline)
+        due = self.electing.deadline if self.leading is None else self.leading.deadline
+        asked = self._asked.deadline
+        self.deadline = due if due < asked else asked

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from consensus import quorum
 from consensus.core import NEVER, NodeId, Out, Role
+from consensus.marks import sometimes
 from consensus.raft.messages import PreVote, PreVoteReply, RequestVote, RequestVoteReply
 from consensus.raft.persistent import PersistentState
 from consensus.raft.timing import Timing
@@ -92,7 +93,8 @@ class Electing:
         """Wait a whole election time-out, drawn anew."""
         if not self._resigned:
             election = self._timing.election
-            self.deadline = now + election + self._rng.randrange(election)
+            # With every heartbeat: so not `randrange`, which costs five times as much.
+            self.deadline = now + election + int(self._rng.random() * election)
 
     def _retry_soon(self, now: int) -> None:
         """Try again sooner than an election time-out: there is no leader to wait for, only rivals to get out of step
@@ -108,7 +110,11 @@ class Electing:
         state = self._state
         # Without a disk it could make no vote durable, let alone an entry. And while its last vote is on the way to the
         # disk, nobody has heard of that yet: a new term now would throw the old candidacy away before it was asked for.
-        if state.stalled(now, self._timing.stall) or not state.vote_durable:
+        if state.stalled(now, self._timing.stall):
+            sometimes("no campaign: the disk stands still")
+            return
+        if not state.vote_durable:
+            sometimes("no campaign: the last vote is not durable yet")
             return
         self.role = PRECANDIDATE
         self.leader = None
@@ -163,32 +169,45 @@ class Electing:
     def on_pre_vote(self, sender: NodeId, message: PreVote, now: int, out: Out) -> None:
         """Would it vote for the sender?"""
         term = self._state.term
-        granted = (
-            message.term > term
-            and not self.hears_leader(now)
-            and self._log_is_current(message.last_index, message.last_term)
-        )
+        granted = False
+        if message.term <= term:
+            sometimes("a pre-vote is refused: its term is not a new one")
+        elif self.hears_leader(now):
+            sometimes("a pre-vote is refused: a leader is heard")
+        elif not self._log_is_current(message.last_index, message.last_term):
+            sometimes("a pre-vote is refused: the log is behind")
+        else:
+            granted = True
         # Not a promise: nothing rests on it but whether the asker goes on to ask for votes, and a term is only ever
         # raised by it. So it waits for no disk.
         out.now.append((sender, PreVoteReply(message.term if granted else term, granted)))
 
     def on_pre_vote_granted(self, sender: NodeId, message: PreVoteReply, now: int, out: Out) -> None:
         """A peer would vote for this server."""
-        if self.role == PRECANDIDATE and message.term == self._state.term + 1:
-            self._votes[sender] = True
-            self._pre_votes_counted(now, out)
+        if self.role != PRECANDIDATE or message.term != self._state.term + 1:
+            sometimes("a pre-vote comes too late to count")
+            return
+        self._votes[sender] = True
+        self._pre_votes_counted(now, out)
 
     def on_request_vote(self, sender: NodeId, message: RequestVote, now: int, out: Out) -> None:
         """Vote, once a term and only for a log that is as good as its own."""
         state = self._state
-        granted = (
-            message.term == state.term
-            and self.role in (FOLLOWER, PRECANDIDATE)
-            and self.leader is None
-            and state.voted_for in (None, sender)
-            and self._log_is_current(message.last_index, message.last_term)
-        )
+        granted = False
+        if message.term != state.term:
+            sometimes("a vote is refused: its term is over")
+        elif self.leader is not None:
+            sometimes("a vote is refused: the term has a leader")
+        elif state.voted_for is not None and state.voted_for != sender:
+            # A candidate is among these: its vote is its own.
+            sometimes("a vote is refused: it went to another")
+        elif not self._log_is_current(message.last_index, message.last_term):
+            sometimes("a vote is refused: the log is behind")
+        else:
+            granted = True
         if granted:
+            if state.voted_for == sender:
+                sometimes("a vote is asked for twice and given once")
             state.vote(sender, now, out)
             self.role = FOLLOWER
             self._votes = {}
@@ -199,12 +218,14 @@ class Electing:
     def on_request_vote_reply(self, sender: NodeId, message: RequestVoteReply, now: int) -> bool:
         """A vote, or a refusal, in this term or an earlier one."""
         if self.role != CANDIDATE or message.term != self._state.term:
+            sometimes("a vote comes too late to count")
             return False
         if message.granted:
             self._votes[sender] = True
             return self._has_majority()
         # The vote went to a rival: if neither gets a majority, waiting does not help.
         if False not in self._votes.values():
+            sometimes("a candidate is turned down and tries again sooner")
             self._retry_soon(now)
         self._votes.setdefault(sender, False)
         return False

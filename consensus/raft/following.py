@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from consensus.core import NodeId, Out, SnapshotMeta, entry_position
+from consensus.marks import sometimes
 from consensus.raft.messages import AppendEntries, AppendEntriesReply, InstallSnapshot
 from consensus.raft.persistent import PersistentState
 
@@ -11,26 +12,37 @@ def append_entries(
     state: PersistentState, message: AppendEntries, now: int, out: Out
 ) -> AppendEntriesReply | None:
     """Take in the entries of the leader of this term. None: malformed, and not a word to be said about it."""
-    terms = entry_terms(message)
-    if terms is None:
-        return None
-    log = state.log
     previous, entries = message.prev_index, message.entries
     last = previous + len(entries)
+    terms = entry_terms(message) if entries else []
+    if terms is None:
+        return None
     if last <= state.delivered_index:
         # All of it is committed and durable here; it may even be compacted away.
+        if entries:
+            sometimes("entries come that are committed here already")
         return AppendEntriesReply(state.term, True, last, 0, 0, message.round)
+    log = state.log
     if previous < log.base_index:
         # What the base covers is committed: there the logs agree.
+        sometimes("an append begins below what is in memory")
         skip = log.base_index - previous
         previous, entries, terms = log.base_index, entries[skip:], terms[skip:]
     elif not log.agrees(previous, message.prev_term):
         hint = min(log.highest_with_term_at_most(previous, message.prev_term), previous - 1)
         hint = max(hint, state.commit_index)  # what is committed agrees
+        if previous > log.last_index:
+            sometimes("an append leaves a gap behind this log")
+        else:
+            sometimes("an append follows an entry that is another one here")
         return AppendEntriesReply(state.term, False, previous, hint, log.term_at(hint), message.round)
     state.accept(previous, entries, terms, now, out)
-    # Not the end of its own log: behind `last` may stand entries that this leader does not have.
-    state.commit_to(min(message.commit, last), out)
+    commit = message.commit
+    if commit > last:
+        # Not the end of its own log: behind `last` may stand entries that this leader does not have.
+        sometimes("a leader has committed more than its message reaches")
+        commit = last
+    state.commit_to(commit, out)
     return AppendEntriesReply(state.term, True, last, 0, 0, message.round)
 
 
@@ -64,5 +76,8 @@ def install_snapshot(
             message.size,
         )
         out.install = (sender, meta)
+        sometimes("a follower is told to fetch a snapshot")
+    else:
+        sometimes("a snapshot is offered that the log has overtaken")
     # What is delivered is committed and durable: that much is always safe to claim.
     return AppendEntriesReply(state.term, True, state.delivered_index, 0, 0, message.round)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from consensus import quorum
 from consensus.core import EntryKind, NodeId, Out, Refusal, RefusalCode, SnapshotMeta, Token
+from consensus.marks import sometimes
 from consensus.raft.messages import AppendEntries, AppendEntriesReply, InstallSnapshot, ReadReply
 from consensus.raft.persistent import PersistentState
-from consensus.raft.progress import SNAPSHOT, Progress, Span
+from consensus.raft.progress import REPLICATE, SNAPSHOT, Progress, Span
 from consensus.raft.reads import Asker, ReadRounds
 from consensus.raft.timing import SafetyViolation, Timing
 
@@ -18,13 +19,22 @@ class Leading:
     """One leadership: replication to the peers, the commit rule, read rounds, check-quorum. Its term is the
     state's term, and no method is called once that has moved on."""
 
-    __slots__ = ("_members", "_node", "_state", "_timing", "heartbeat_at", "progress", "reads", "term_start")
+    __slots__ = (
+        "_check_at",
+        "_heartbeat_at",
+        "_node",
+        "_state",
+        "_timing",
+        "deadline",
+        "progress",
+        "reads",
+        "term_start",
+    )
 
     def __init__(
         self, node: NodeId, members: Sequence[NodeId], state: PersistentState, timing: Timing, now: int
     ) -> None:
         self._node = node
-        self._members = members
         self._state = state
         self._timing = timing
         next_index = state.log.last_index + 1
@@ -32,7 +42,10 @@ class Leading:
         self.reads = ReadRounds()
         self.term_start = next_index
         """Index of this leader's first entry."""
-        self.heartbeat_at = now + timing.heartbeat
+        self._check_at = now + timing.heartbeat
+        self._heartbeat_at = now + timing.heartbeat
+        self.deadline = now + timing.heartbeat
+        """When `tick` is due."""
 
     # ----------------------------------------------------------------------------------------------- inputs
 
@@ -45,21 +58,27 @@ class Leading:
         state = self._state
         uncommitted = state.log.bytes_between(state.commit_index, state.log.last_index)
         if uncommitted > self._timing.uncommitted_bytes:
+            sometimes("a proposal is refused: too much is not committed")
             return Refusal(RefusalCode.BUSY, "too many bytes are appended and not yet committed", self._node)
         self._append(payloads, now, out)
         return None
 
     def tick(self, now: int, out: Out) -> bool:
-        """Send heartbeats. False: it must lead no longer (check-quorum, thesis 6.2; or a disk that stands still,
-        which heartbeats would hide)."""
-        self.heartbeat_at = now + self._timing.heartbeat
-        since = now - 2 * self._timing.election
-        alive = [peer for peer, progress in self.progress.items() if progress.heard >= since]
+        """See whether it may go on, and send heartbeats where they are due: whatever reached every peer since counts as one.
+        False: it must lead no longer (check-quorum, thesis 6.2; or a disk that stands still, which heartbeats would hide)."""
         if self._state.stalled(now, self._timing.stall):
+            sometimes("a leader steps down: its disk stands still")
             return False
-        if not quorum.has_majority(self._members, [self._node, *alive]):
+        heard = [progress.heard for progress in self.progress.values()]
+        heard.append(now)  # this leader itself
+        if quorum.reached_by_majority(heard) < now - 2 * self._timing.election:
+            sometimes("a leader steps down: it hears no majority")
             return False
-        self._broadcast(out, heartbeat=True)
+        self._check_at = now + self._timing.heartbeat
+        if now >= self._heartbeat_at:
+            self._broadcast(now, out, heartbeat=True)
+            self._advance_reads(now, out)  # alone, it is the whole quorum
+        self.deadline = min(self._check_at, self._heartbeat_at)
         return True
 
     def on_reply(self, sender: NodeId, message: AppendEntriesReply, now: int, out: Out) -> None:
@@ -68,7 +87,8 @@ class Leading:
         progress.heard = now
         if message.round > progress.round_acked:
             progress.round_acked = message.round
-            self._advance_reads(out)
+            if self.reads.running:
+                self._advance_reads(now, out)
         log = self._state.log
         if not message.success:
             if progress.mismatched(log, message.index, message.hint_index, message.hint_term):
@@ -79,22 +99,28 @@ class Leading:
                 f"{self._node}: {sender} claims {message.index}, the log ends at {log.last_index}"
             )
         if progress.matched(message.index) and message.index > self._state.commit_index:
-            self._advance_commit(out)
-        self._send(sender, progress, out)
+            self._advance_commit(now, out)
+        if progress.next_index <= log.last_index or progress.mode is not REPLICATE:
+            self._send(sender, progress, out)
 
-    def persisted(self, out: Out) -> None:
+    def persisted(self, now: int, out: Out) -> None:
         """More of its own log is durable."""
-        if self._state.durable_index > self._state.commit_index:
-            self._advance_commit(out)
+        before = self._state.commit_index
+        if self._state.durable_index > before:
+            self._advance_commit(now, out)
+            if self._state.commit_index > before:
+                sometimes("a commit waited for the leader's own disk")
 
-    def read(self, asker: Asker, token: Token, out: Out) -> None:
+    def read(self, asker: Asker, token: Token, lazy: bool, now: int, out: Out) -> None:
         """A read barrier; `asker` None is this node itself."""
-        self.reads.ask(asker, token)
-        self._advance_reads(out)
+        self.reads.ask(asker, token, lazy)
+        if not lazy:
+            self._advance_reads(now, out)
 
     def refuse_reads(self, refusal: Refusal, out: Out) -> None:
         """The leadership is over: nobody gets a barrier any more."""
         for asker, token in self.reads.drain():
+            sometimes("a read is refused: the leadership is over")
             if asker is None:
                 out.refused_reads.append((token, refusal))
             else:
@@ -109,11 +135,15 @@ class Leading:
                 continue
             # Only the newest two can be fetched: whoever was offered an older one begins anew.
             if previous is not None and fetching.index < previous.index:
+                sometimes("a peer is told of a newer snapshot than the one it fetches")
                 fetching = progress.snapshot = meta
             # A peer that is fetching a snapshot needs what follows it: else it would start over for ever.
             behind = max(fetching.index, log.base_index)
-            if log.bytes_between(behind, log.last_index) <= 4 * self._timing.retain_bytes:
-                keep = min(keep, behind)
+            if log.bytes_between(behind, log.last_index) > 4 * self._timing.retain_bytes:
+                sometimes("a peer fetches for so long that the log does not wait for it")
+            elif behind < keep:
+                sometimes("the log keeps what a peer needs behind its snapshot")
+                keep = behind
         return keep
 
     def check(self) -> None:
@@ -126,54 +156,65 @@ class Leading:
 
     def _append(self, payloads: Sequence[tuple[int, bytes]], now: int, out: Out) -> None:
         self._state.append(payloads, now, out)
-        self._broadcast(out)
+        self._broadcast(now, out)
 
-    def _broadcast(self, out: Out, heartbeat: bool = False) -> None:
-        """Send every peer what it lacks. Those that lack the same get the same message object, side by side: the
-        shell then encodes it once."""
-        log = self._state.log
+    def _broadcast(self, now: int, out: Out, heartbeat: bool = False) -> None:
+        """Send every peer what it lacks; with `heartbeat`, every peer something. Those that lack the same get the same message
+        object, side by side: the shell then encodes it once. The read barriers that wait ride along."""
+        state = self._state
+        log, commit = state.log, state.commit_index
+        if commit >= self.term_start:
+            self.reads.begin(commit)
+        missed = False
         wanted: dict[Span, list[NodeId]] = {}
         for peer, progress in self.progress.items():
-            if self._needs_snapshot(progress):
+            if progress.next_index <= log.base_index or progress.mode is SNAPSHOT:
+                missed = missed or not heartbeat
                 self._offer_snapshot(peer, progress, out, heartbeat)
                 continue
-            for span in progress.spans(log, heartbeat):
+            spans = progress.spans(log, heartbeat)
+            missed = missed or not spans
+            for span in spans:
                 wanted.setdefault(span, []).append(peer)
-                progress.commit_sent = self._state.commit_index
+                progress.commit_sent = commit
         for span in sorted(wanted):  # by place, so that each peer gets its messages in order
             message = self._message(span)
-            out.now.extend((peer, message) for peer in wanted[span])
+            out.now += [(peer, message) for peer in wanted[span]]
+        if not missed:
+            # A check that is due goes on being due at its own pace: replies, not sends, say who is alive.
+            self._heartbeat_at = now + self._timing.heartbeat
+            self.deadline = min(self._check_at, self._heartbeat_at)
 
     def _send(self, peer: NodeId, progress: Progress, out: Out, heartbeat: bool = False) -> None:
         """Send what the peer lacks, within the bounds; nothing to send and no heartbeat due: nothing."""
-        if self._needs_snapshot(progress):
+        log = self._state.log
+        if progress.next_index <= log.base_index or progress.mode is SNAPSHOT:
             self._offer_snapshot(peer, progress, out, heartbeat)
             return
-        for span in progress.spans(self._state.log, heartbeat):
+        for span in progress.spans(log, heartbeat):
             out.now.append((peer, self._message(span)))
             progress.commit_sent = self._state.commit_index
 
     def _message(self, span: Span) -> AppendEntries:
         previous, last = span
         state = self._state
-        entries = state.log.slice(previous + 1, last)
+        entries = state.log.slice(previous + 1, last) if last > previous else []
         return AppendEntries(
             state.term, previous, state.log.term_at(previous), state.commit_index, self.reads.round, entries
         )
 
-    def _needs_snapshot(self, progress: Progress) -> bool:
-        return progress.mode == SNAPSHOT or progress.next_index <= self._state.log.base_index
-
     def _offer_snapshot(self, peer: NodeId, progress: Progress, out: Out, heartbeat: bool) -> None:
-        if progress.mode == SNAPSHOT and not heartbeat:
+        if progress.mode is SNAPSHOT and not heartbeat:
             return  # it has been told
         newest, base = self._state.snapshot, self._state.log.base_index
         if newest is None:
             raise SafetyViolation(f"{self._node}: entries up to {base} are gone without a snapshot")
         offer = progress.snapshot
-        if (
-            progress.mode != SNAPSHOT or offer is None or offer.index < base
-        ):  # what follows an older one is gone
+        if progress.mode is not SNAPSHOT or offer is None:
+            sometimes("a peer needs entries that are gone and is offered a snapshot")
+            offer = newest
+        elif offer.index < base:
+            sometimes("a snapshot is offered in place of one behind which entries are gone")
             offer = newest
         progress.mode = SNAPSHOT
         progress.snapshot = offer
@@ -189,32 +230,38 @@ class Leading:
         )
         out.now.append((peer, message))
 
-    def _advance_commit(self, out: Out) -> None:
+    def _advance_commit(self, now: int, out: Out) -> None:
         state = self._state
-        reached = {peer: progress.match_index for peer, progress in self.progress.items()}
-        reached[self._node] = state.durable_index  # rule 3
-        index = quorum.agreed(self._members, reached)
+        reached = [progress.match_index for progress in self.progress.values()]
+        reached.append(state.durable_index)  # rule 3
+        index = quorum.reached_by_majority(reached)
+        if index <= state.commit_index:
+            return
         # Only entries of its own term commit by counting (paper 5.4.2, figure 8).
-        if index > state.commit_index and state.log.term_at(index) == state.term:
-            state.commit_to(index, out)
-            self._advance_reads(out)
+        if state.log.term_at(index) != state.term:
+            sometimes("an entry of an earlier term is not committed by counting")
+            return
+        state.commit_to(index, out)
+        self._advance_reads(now, out)
 
     # ------------------------------------------------------------------------------------------------ reads
 
-    def _advance_reads(self, out: Out) -> None:
+    def _advance_reads(self, now: int, out: Out) -> None:
         """Start a round if one is due, and answer what the finished rounds allow."""
         state, reads = self._state, self.reads
         # Before the term's first commit this leader does not know what is committed (etcd #7331).
         if state.commit_index < self.term_start:
+            if reads.waiting:
+                sometimes("a barrier waits for the first commit of the term")
             return
         while True:
-            if reads.begin(state.commit_index):
-                self._broadcast(out, heartbeat=True)
+            if reads.urgent and not reads.running:
+                self._broadcast(now, out, heartbeat=True)  # which begins the round
             if not reads.running:
                 return
-            acked = {peer: progress.round_acked for peer, progress in self.progress.items()}
-            acked[self._node] = reads.round
-            done = reads.finish(quorum.agreed(self._members, acked))
+            acked = [progress.round_acked for progress in self.progress.values()]
+            acked.append(reads.round)
+            done = reads.finish(quorum.reached_by_majority(acked))
             if not done:
                 return
             for asker, token, index in done:
@@ -223,5 +270,6 @@ class Leading:
                     continue
                 # The asker can answer once it has applied `index`: tell it about that commit now.
                 if self.progress[asker].commit_sent < index:
+                    sometimes("a barrier takes the commit index that it needs along")
                     self._send(asker, self.progress[asker], out, heartbeat=True)
                 out.now.append((asker, ReadReply(state.term, token, True, index)))

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 class Log:
     """Encoded entries `base_index + 1 .. last_index`, with their terms and a running count of bytes."""
 
-    __slots__ = ("_ends", "_entries", "_terms", "base_index", "base_term")
+    __slots__ = ("_ends", "_entries", "_terms", "base_index", "base_term", "last_index")
 
     def __init__(self, base_index: int = 0, base_term: int = 0) -> None:
         self.base_index = base_index
@@ -19,11 +19,8 @@ class Log:
         self._entries: list[bytes] = []
         self._terms: list[int] = []
         self._ends: list[int] = []
-
-    @property
-    def last_index(self) -> int:
-        """Index of the last entry, or of the base."""
-        return self.base_index + len(self._entries)
+        self.last_index = base_index
+        """Index of the last entry, or of the base: always `base_index` plus the number of entries."""
 
     @property
     def last_term(self) -> int:
@@ -48,11 +45,13 @@ class Log:
         self._entries.append(entry)
         self._terms.append(term)
         self._ends.append((self._ends[-1] if self._ends else 0) + len(entry))
+        self.last_index += 1
 
     def truncate(self, last: int) -> None:
         """Drop everything behind `last`."""
         place = last - self.base_index
         del self._entries[place:], self._terms[place:], self._ends[place:]
+        self.last_index = self.base_index + len(self._entries)
 
     def slice(self, first: int, last: int) -> list[bytes]:
         """Entries first..last, both included."""
@@ -100,3 +99,4 @@ class Log:
         """Forget everything; the log counts from `index`."""
         self.base_index, self.base_term = index, term
         self._entries, self._terms, self._ends = [], [], []
+        self.last_index = index

@@ -91,10 +91,12 @@ class InstallSnapshot:
 @register(8)
 @dataclass(slots=True)
 class ReadRequest:
-    """A follower asks its leader for a read barrier."""
+    """A follower asks its leader for a read barrier. `lazy`: nobody waits for it, so it need not begin a read round of its own;
+    the next message that goes to all peers is soon enough."""
 
     term: int
     token: int
+    lazy: bool = False
 
 
 @register(9)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from consensus.core import NodeId, Out, Record, SnapshotMeta, encode_entry
+from consensus.marks import sometimes
 from consensus.raft import records
 from consensus.raft.log import Log
 from consensus.raft.timing import SafetyViolation
@@ -81,9 +82,11 @@ class PersistentState:
             # A snapshot and the journal are written side by side. The power may have gone when the one was
             # durable, and the record of it, or even of the term it was fetched in, was not.
             if snapshot.term > self.term:
+                sometimes("recovery: the snapshot is of a later term than the journal knows")
                 self.term, self.voted_for = snapshot.term, None
                 self._unwritten.append(records.hard_state(self.term, None))
             if snapshot.index > replayed.base_index:
+                sometimes("recovery: the snapshot is ahead of the journal's base")
                 self._unwritten.append(records.base(snapshot.index, snapshot.term))
             replayed.rebase(snapshot.index, snapshot.term)
             self.snapshot = snapshot
@@ -161,13 +164,19 @@ class PersistentState:
     ) -> None:
         """A leader's entries behind `previous`, where the logs agree. Only a real conflict truncates: a
         duplicate or reordered message must not (raftos #26)."""
+        if not entries:
+            return
         log = self.log
         held = 0
         while held < len(entries) and log.agrees(previous + 1 + held, terms[held]):
             held += 1
         if held == len(entries):
+            sometimes("entries that are held already come again")
             return
+        if held:
+            sometimes("of an append's entries the first are held already")
         if previous + held < log.last_index:
+            sometimes("a conflicting tail is cut off")
             self._truncate(previous + held)
         for place in range(held, len(entries)):
             log.append(entries[place], terms[place])
@@ -185,9 +194,13 @@ class PersistentState:
 
     def _forget_durable(self, last: int) -> None:
         # What is being written behind `last` is no longer what stands there: its tickets must not count for it.
-        self.durable_index = min(self.durable_index, last)
+        if self.durable_index > last:
+            sometimes("entries that were durable are no longer what stands there")
+            self.durable_index = last
         for pending in self._pending:
-            pending[1] = min(pending[1], last)
+            if pending[1] > last:
+                sometimes("a write under way counts no longer for the entries that it wrote")
+                pending[1] = last
 
     def commit_to(self, index: int, out: Out) -> None:
         """Everything up to `index` is committed (it may have been before)."""
@@ -197,7 +210,10 @@ class PersistentState:
 
     def deliver(self, out: Out) -> None:
         """Hand out what is committed *and* durable here (rule 3)."""
-        last = min(self.commit_index, self.durable_index)
+        last = self.commit_index
+        if last > self.durable_index:
+            sometimes("what is committed waits for this node's own disk")
+            last = self.durable_index
         if last > self.delivered_index:
             out.committed += self.log.slice(self.delivered_index + 1, last)
             self.delivered_index = last
@@ -249,10 +265,13 @@ class PersistentState:
         if meta.index <= self.delivered_index:
             return False
         if self.log.agrees(meta.index, meta.term):
+            sometimes("a snapshot is installed, and what follows it in the log stays")
             self.log.compact(meta.index)
         elif leads:
             raise SafetyViolation(f"{self.node} leads term {self.term} without committed entry {meta.index}")
         else:
+            if meta.index < self.log.last_index:
+                sometimes("a snapshot is installed, and a conflicting tail goes")
             self.log.restart(meta.index, meta.term)  # a conflicting tail goes too (hashicorp/raft #697)
             self._forget_durable(meta.index)
         self.snapshot = meta

@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import Final
 
 from consensus.core import SnapshotMeta
+from consensus.marks import sometimes
 from consensus.raft.log import Log
 
 MAX_APPEND_BYTES: Final = 1 << 20
@@ -52,15 +53,19 @@ class Progress:
     def spans(self, log: Log, heartbeat: bool) -> list[Span]:
         """The messages to send now; they count as sent. With `heartbeat` at least one. Not in mode SNAPSHOT."""
         previous = self.next_index - 1
-        if self.mode == PROBE:
+        if self.mode is PROBE:
             if self.probing:
                 # Entries went with the first probe. Where the logs agree can be asked again without them.
+                if heartbeat:
+                    sometimes("a probe is repeated with a heartbeat")
                 return [(previous, previous)] if heartbeat else []
             last = log.last_within(previous, MAX_APPEND_BYTES)
             if last == previous and not heartbeat:
                 return []
             self.probing = True
             return [(previous, last)]
+        if previous == log.last_index:  # the common case, first
+            return [(previous, previous)] if heartbeat else []
         found: list[Span] = []
         acknowledged = max(self.match_index, log.base_index)
         while previous < log.last_index and log.bytes_between(acknowledged, previous) < MAX_INFLIGHT_BYTES:
@@ -78,26 +83,36 @@ class Progress:
         if news:
             self.match_index = index
             self.next_index = max(self.next_index, index + 1)
-        if self.mode == SNAPSHOT:
+        elif index < self.match_index:
+            sometimes("an acknowledgement is overtaken by a later one")
+        if self.mode is REPLICATE:
+            return news
+        if self.mode is SNAPSHOT:
             if self.snapshot is not None and self.match_index < self.snapshot.index:
                 return news
+            sometimes("a peer has its snapshot and gets entries again")
             self.snapshot = None
             self.mode = PROBE
-        if self.mode == PROBE and index >= self.next_index - 1:
+        if index >= self.next_index - 1:
             self.mode = REPLICATE
             self.probing = False
         return news
 
     def mismatched(self, log: Log, index: int, hint_index: int, hint_term: int) -> bool:
         """The peer has no match at `index`; the logs may agree at the hint. False: the answer is out of date."""
-        if self.mode == SNAPSHOT or index <= self.match_index:
+        if self.mode is SNAPSHOT or index <= self.match_index:
+            sometimes("a peer denies what it has acknowledged since")
             return False
-        if self.mode == PROBE and index != self.next_index - 1:
+        if self.mode is PROBE and index != self.next_index - 1:
+            sometimes("a peer denies an earlier probe")
             return False
         # The highest place that both logs may share: ours at or below the hint, of no later term.
         back = log.highest_with_term_at_most(hint_index, hint_term)
         if hint_index < log.base_index:
+            sometimes("a hint points below what is in memory")
             back = hint_index  # below what is in memory: `next_index` says that a snapshot is needed
+        if back < index - 1:
+            sometimes("a hint saves probes")
         self.next_index = max(min(back, index - 1), self.match_index) + 1
         self.mode = PROBE
         self.probing = False

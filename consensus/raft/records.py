@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from consensus.core import NodeId, Record, entry_position
+from consensus.marks import sometimes
 
 HARD_STATE: Final = 1
 """term (u64), then the node voted for in it, or nothing."""
@@ -86,7 +87,9 @@ class Replayed:
                 raise ValueError(
                     f"entry {index} is replaced, though everything up to {self.commit} is committed"
                 )
-            del self.entries[place:], self.terms[place:]
+            if place < len(self.entries):
+                sometimes("recovery: an entry of the journal was replaced later")
+                del self.entries[place:], self.terms[place:]
             if term < self.last_term:
                 raise ValueError(f"entry {index} has term {term}, the one before it {self.last_term}")
             self.entries.append(data)

@@ -45,7 +45,7 @@ GOODBYE_S: Final = 0.3
 LANES_S: Final = 0.5
 """Longest time for the disk threads to end, when all is said; one that hangs in a dead disk is left behind."""
 SLOW_TURN_US: Final = 50_000
-"""A turn that took longer is worth a line in the log: it is as long as two heartbeats."""
+"""A turn that took longer is worth a line in the log: it is longer than the time between two heartbeats."""
 SHORTEST_WAIT_S: Final = 0.0002
 """A deadline that has passed and that no turn moves must not become a busy loop."""
 

@@ -26,11 +26,19 @@ FULL: Final = 3
 MAX_KEY: Final = 1024
 MAX_VALUE: Final = 1 << 20
 BUCKETS: Final = 1024
+_GROUP: Final = 32
+"""Buckets under one hash of the digest's tree: a change hashes its bucket, its group and the top, not all buckets."""
+_ARGUMENTS: Final = {PUT: 3, APPEND: 3, CAS: 4}
+"""Length of a command of each kind, the kind itself included."""
 CHUNK: Final = 1 << 20
 
 
+_packer: Final = msgpack.Packer(use_bin_type=True, autoreset=True)
+_unpack: Final = msgpack.unpackb
+
+
 def _pack(value: Any) -> bytes:
-    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    packed: bytes = _packer.pack(value)
     return packed
 
 
@@ -61,7 +69,7 @@ def _problem(command: Any) -> str | None:
     if type(command) is not list or not command or type(command[0]) is not int:
         return "a command is an array [kind, key, ...]; see node.kv"
     kind = command[0]
-    length = {PUT: 3, APPEND: 3, CAS: 4}.get(kind)
+    length = _ARGUMENTS.get(kind)
     if length is None:
         return f"unknown command kind {kind}; known: put {PUT}, append {APPEND}, compare-and-set {CAS}"
     if len(command) != length:
@@ -77,7 +85,7 @@ def _problem(command: Any) -> str | None:
 
 def _parse(data: bytes) -> Any:
     try:
-        return msgpack.unpackb(data, raw=False)
+        return _unpack(data, raw=False)
     except Exception:
         return None
 
@@ -92,6 +100,7 @@ class KvMachine:
         self._values: dict[bytes, bytes] = {}
         self._buckets: list[dict[bytes, None]] = [{} for _ in range(BUCKETS)]
         self._hashes = [bytes(32)] * BUCKETS
+        self._groups = [sha256(bytes(32 * _GROUP)).digest()] * (BUCKETS // _GROUP)
         self._dirty: dict[int, None] = {}
 
     def check(self, command: bytes) -> str | None:
@@ -111,9 +120,9 @@ class KvMachine:
             return _DONE
         old = self._values.get(key)
         if kind == APPEND:
-            if len(old or b"") + len(command[2]) > MAX_VALUE:
+            value = command[2] if old is None else old + command[2]
+            if len(value) > MAX_VALUE:
                 return _pack([FULL, f"the value would be longer than {MAX_VALUE} bytes"])
-            value = (old or b"") + command[2]
             self._set(key, value)
             return _pack([OK, len(value)])
         if old != command[2]:
@@ -139,8 +148,11 @@ class KvMachine:
         for bucket in self._dirty:
             rows = [[key, self._values[key]] for key in sorted(self._buckets[bucket])]
             self._hashes[bucket] = sha256(_pack(rows)).digest() if rows else bytes(32)
+        for group in {bucket // _GROUP: None for bucket in self._dirty}:
+            below = self._hashes[group * _GROUP : (group + 1) * _GROUP]
+            self._groups[group] = sha256(b"".join(below)).digest()
         self._dirty.clear()
-        return sha256(b"".join(self._hashes)).digest()
+        return sha256(b"".join(self._groups)).digest()
 
     def snapshot(self) -> list[bytes]:
         chunks: list[bytes] = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final
 
 import numpy as np
@@ -94,49 +95,59 @@ def check_real_time(operations: Sequence[Operation], late: Positions | None = No
     over writes of unknown outcome found in the log by a replay (`late`), which return never and so are only ever B.
     Two queries may share a position. One sort and one sweep with a running maximum.
     """
-    ends: list[int] = []
-    end_positions: list[int] = []
-    end_operations: list[int] = []
-    begins: list[int] = []
-    begin_positions: list[int] = []
-    begin_operations: list[int] = []
+    answered: list[int] = []
+    found_late: list[tuple[int, tuple[int, int]]] = []
     for number, operation in enumerate(operations):
-        index = operation.index
-        if operation.outcome != "ok":
-            if late is None or operation.op != "write":
-                continue
-            place = late.get((operation.session or 0, operation.seq or 0))
-            if place is not None:
-                begins.append(operation.invoke)
-                begin_positions.append(place[0] * PLACES + place[1])
-                begin_operations.append(number)
-            continue
-        if index is None:
-            continue
-        if operation.op == "query":
-            if operation.source != "model":
-                continue
-            low = high = index * PLACES + PLACES - 1
-        elif operation.place is not None:
-            low = high = index * PLACES + operation.place
-        else:
-            # An open may come without its place: let it stand where it can do no harm in either comparison.
-            low, high = index * PLACES, index * PLACES + PLACES - 1
-        assert operation.returned is not None
-        ends.append(operation.returned)
-        end_positions.append(low)
-        end_operations.append(number)
-        if operation.op != "query" or operation.consistency == "linearizable":
-            begins.append(operation.invoke)
-            begin_positions.append(high)
-            begin_operations.append(number)
+        if operation.outcome == "ok":
+            if operation.index is not None and (operation.op != "query" or operation.source == "model"):
+                answered.append(number)
+        elif late is not None and operation.op == "write":
+            found = late.get((operation.session or 0, operation.seq or 0))
+            if found is not None:
+                found_late.append((number, found))
+    placed = [operations[number] for number in answered]
+    numbers = np.array(answered, dtype=np.int64)
+    invokes, ends, indexes = (_column(placed, name) for name in ("invoke", "returned", "index"))
+    # A query stands behind all commands of its entry. An open may come without its place: let it stand where it can do no
+    # harm in either comparison.
+    last = PLACES - 1
+    lows = np.fromiter(
+        (
+            o.place if o.op != "query" and o.place is not None else last if o.op == "query" else 0
+            for o in placed
+        ),
+        dtype=np.int64,
+        count=len(placed),
+    )
+    highs = np.fromiter(
+        (o.place if o.op != "query" and o.place is not None else last for o in placed),
+        dtype=np.int64,
+        count=len(placed),
+    )
+    strong = np.fromiter(
+        (o.op != "query" or o.consistency == "linearizable" for o in placed),
+        dtype=np.bool_,
+        count=len(placed),
+    )
+    begins = np.concatenate(
+        (invokes[strong], np.array([operations[number].invoke for number, _ in found_late], dtype=np.int64))
+    )
+    begin_positions = np.concatenate(
+        (
+            (indexes * PLACES + highs)[strong],
+            np.array([index * PLACES + place for _, (index, place) in found_late], dtype=np.int64),
+        )
+    )
+    begin_numbers = np.concatenate(
+        (numbers[strong], np.array([number for number, _ in found_late], dtype=np.int64))
+    )
     collector = Collector("real_time_order")
     collector.counted = len(begins)
-    if begins and ends:
+    if len(begins) and len(ends):
         _sweep(
             operations,
-            (np.array(ends), np.array(end_positions), np.array(end_operations)),
-            (np.array(begins), np.array(begin_positions), np.array(begin_operations)),
+            (ends, indexes * PLACES + lows, numbers),
+            (begins, begin_positions, begin_numbers),
             late or {},
             collector,
         )
@@ -144,6 +155,11 @@ def check_real_time(operations: Sequence[Operation], late: Positions | None = No
 
 
 _Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+
+def _column(operations: Sequence[Operation], name: str) -> NDArray[np.int64]:
+    """One integer field of all operations, none of which lacks it."""
+    return np.fromiter(map(attrgetter(name), operations), dtype=np.int64, count=len(operations))
 
 
 def _sweep(

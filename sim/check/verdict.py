@@ -73,6 +73,8 @@ class Requirements:
     min_writes_per_s: float = 200.0
     """Offered in every cut's window; 0 if outages are not measured."""
     max_outage_ms: float = 1000.0
+    max_progress_ms: float = 3000.0
+    """Longest time without an acknowledged write after a fault was healed, and during one that leaves a quorum."""
     rank_requests_may_fail: int = 0
     max_quality_change: float = 0.005
     max_quality_below_reference: float = 0.01
@@ -249,11 +251,16 @@ def assemble(
     ndcg_at_10: Quality | None = None,
     required: Requirements | None = None,
     more: Sequence[Check] = (),
+    reads: Check | None = None,
+    faults: Sequence[Mapping[str, Any]] = (),
+    void_reasons: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The verdict as plain data, from everything that was found. Pure.
 
-    `findings`: the checks of the history besides the replay's own; `more`: further checks of the caller. `passed` is true
-    only if every check passed and nothing makes the run void.
+    `findings`: the checks of the history besides the replay's own; `more`: further checks of the caller; `reads`: takes the
+    place of the check on rank requests, where the load was another one; `faults`: what befell network and processes, with
+    counts, as plain data; `void_reasons`: further ones, of the caller. `passed` is true only if every check passed and nothing
+    makes the run void.
     """
     required = required or Requirements()
     checks: list[Check | None] = [check_of(finding) for finding in [*replay.findings, *findings]]
@@ -262,14 +269,14 @@ def assemble(
         check_replicas_complete(operations, audit),
         check_digests(final_digests, replay.digests),
         check_outages(outages, required) if required.min_writes_per_s else None,
-        check_ranking(availability, required),
+        reads if reads is not None else check_ranking(availability, required),
         check_quality("hr_at_10", hr_at_10, required) if hr_at_10 else None,
         check_quality("ndcg_at_10", ndcg_at_10, required) if ndcg_at_10 else None,
         *more,
     ]
     held = [check for check in checks if check is not None]
     by_name = {check.name: check for check in held}
-    void = _voids(cuts, outages if required.min_writes_per_s else (), held, required)
+    void = _voids(cuts, outages if required.min_writes_per_s else (), held, required) + list(void_reasons)
     behind = max((_lacking(operations, log.agreed_index) for log in audit.nodes.values()), default=0)
     order = [check for check in held if check.name in _LINEAR]
     return {
@@ -284,6 +291,7 @@ def assemble(
         "rank_requests_failed": availability.failed,
         "rank_requests_by_tier": availability.by_tier,
         "cuts": [asdict(cut) for cut in cuts],
+        "faults": [dict(fault) for fault in faults],
         "unsynced_bytes_dropped": sum(cut.unsynced_bytes_dropped for cut in cuts),
         "write_outage_ms": [round(outage.gap_ms, 1) for outage in outages],
         "write_outages": [asdict(outage) for outage in outages],
@@ -341,9 +349,22 @@ def sentence(verdict: Mapping[str, Any]) -> str:
         return (
             f"Void: nothing failed, but the run proves nothing, because {'; '.join(verdict['void_reasons'])}."
         )
+    if verdict.get("faults"):
+        return _sentence_of_faults(verdict)
     unanswered = verdict["rank_requests_failed"]
     ranked = "every one" if not unanswered else f"all but {unanswered:,}"
     return (
         f"The power went out {cuts} time{'s' if cuts != 1 else ''}; all {writes:,} acknowledged updates are still there, "
         f"and {ranked} of {asked:,} rank requests was answered by a live model."
+    )
+
+
+def _sentence_of_faults(verdict: Mapping[str, Any]) -> str:
+    faults, cuts = verdict["faults"], len(verdict["cuts"])
+    dropped = sum(fault["counts"].get("dropped_bytes", 0) for fault in faults)
+    power = f", the power went out {cuts} time{'s' if cuts != 1 else ''}" if cuts else ""
+    return (
+        f"{len(faults)} fault{'s' if len(faults) != 1 else ''} bit ({dropped:,} bytes never arrived){power}; all "
+        f"{verdict['acked_updates']:,} acknowledged writes are still there, and {verdict['rank_requests']:,} reads were "
+        "answered as the log has it or not at all."
     )

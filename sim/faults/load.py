@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def _storm(world: World, running: Running) -> Course:
     """Clients behave otherwise. `burst`: they ask much more often; `retry`: they send everything again before an answer can have
-    come, to anybody; `hang-up`: they keep ending their connections; `huge` and `empty`: sizes of what they write."""
+    come, to anybody; `hang-up`: they keep ending their connections; `huge` and `empty`: sizes of what they write;
+    `queries`: one of
+    them asks one node very many questions at once; `nonsense`: one of them sends what no client may send."""
     variant = running.fault.params["variant"]
     old = [client.load for client in world.clients]
     for client in world.clients:
@@ -27,11 +29,19 @@ def _storm(world: World, running: Running) -> Course:
             client.load = dataclasses.replace(load, patience=(1_000, 9_000), patience_most=60_000, wander=0.6)
         elif variant == "hang-up":
             client.load = dataclasses.replace(load, hang_ups=0.6)
-        else:
+        elif variant in ("huge", "empty"):
             client.workload.sizes(variant)
         world.timeline.after(running.rng.randrange(20_000), lambda who: who.act_once(), client)
         running.bite(variant)
+    rng = running.rng
     try:
+        while variant in ("queries", "nonsense"):
+            client = rng.choice(world.clients)
+            if variant == "nonsense":
+                client.ask_nonsense(rng)
+            elif client.opening is None:
+                client.ask_much(rng, 30)
+            yield rng.randrange(50_000, 400_000)
         yield UNTIL_THE_END
     finally:
         for client, load in zip(world.clients, old, strict=True):
@@ -39,7 +49,7 @@ def _storm(world: World, running: Running) -> Course:
             client.workload.sizes("")
 
 
-STORMS: Final = ("burst", "retry", "hang-up", "huge", "empty")
+STORMS: Final = ("burst", "retry", "hang-up", "huge", "empty", "queries", "nonsense")
 
 
 def _draw_storm(rng: Random, terrain: Terrain) -> Params:

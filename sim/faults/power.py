@@ -214,6 +214,33 @@ def _draw_trap(rng: Random, terrain: Terrain) -> Params:
     }
 
 
+def _leave(world: World, running: Running) -> Course:
+    """A node is stopped in order: it hands over, finishes what it writes, ends, and is started again after `rest`
+    microseconds."""
+    params = running.fault.params
+    host = _victim(world, running)
+    try:
+        if host.running:
+            host.leave()
+            running.bite("left")
+            for _ in range(50):
+                yield params["linger"]
+                if host.replica is None or not host.replica.busy:
+                    break
+            host.kill()
+        yield params["rest"]
+        host.boot()
+        yield UNTIL_THE_END
+    finally:
+        host.kill()  # a node that is leaving would never lead or serve again
+        host.boot()
+
+
+def _draw_leave(rng: Random, terrain: Terrain) -> Params:
+    rest = rng.randrange(5_000, 400_000)
+    return {"node": _draw_node(rng, terrain), "linger": rng.choice((2_000, 20_000)), "rest": rest}
+
+
 def _pause(world: World, running: Running) -> Course:
     """A process stands still (SIGSTOP, a collection of garbage, a moved machine) for `on` microseconds, and goes on for `off`."""
     params = running.fault.params
@@ -287,6 +314,7 @@ KINDS: Final = (
     ),
     Kind("kill", "a process dies and is started again", _kill, _draw_kill),
     Kind("trap", "a process dies between a write, its sync and the messages", _trap, _draw_trap, variants=TRAPS),
+    Kind("leave", "a node is stopped in order and started again", _leave, _draw_leave),
     Kind("pause", "a process stands still and goes on", _pause, _draw_pause),
     Kind("slow", "a processor is slow", _slow, _draw_slow),
     Kind("wipe", "a node comes back with an empty disk", _wipe, _draw_wipe, damages=True),

@@ -38,7 +38,9 @@ Draw = Callable[[Setting, Random], list[Pair]]
 
 @dataclass(slots=True, frozen=True)
 class Shape:
-    """A named shape. `quorum`: whether some majority stays connected among itself, whatever is drawn."""
+    """A named shape. `quorum`: whether, among an odd number of three nodes or more, somebody can still talk with a
+    majority, itself
+    counted, in both directions, whatever is drawn."""
 
     name: str
     title: str
@@ -89,6 +91,8 @@ def parse(spec: str) -> tuple[Shape, str]:
 def grudge(spec: str, setting: Setting, rng: Random) -> list[Pair]:
     """The directed pairs that `spec` cuts, sorted, each once. Raises ShapeError for an unknown name or direction."""
     shape, direction = parse(spec)
+    if len(setting.nodes) < 2:
+        return []  # no links
     pairs = shape.draw(setting, rng)
     order = {node: place for place, node in enumerate(setting.nodes)}
     if direction == "out":

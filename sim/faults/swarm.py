@@ -11,6 +11,7 @@ from typing import Final
 from sim.faults.catalogue import KINDS
 from sim.faults.fault import Fault
 from sim.faults.kind import FaultError, Terrain
+from sim.virtual import subjects
 from sim.virtual.client import Load
 from sim.virtual.network import Weather
 from sim.virtual.plan import Plan
@@ -57,8 +58,12 @@ def draw(seed: int, options: Options = Options()) -> Plan:
     names = [f"n{number}" for number in range(1, plan.nodes + 1)]
     places = PowerTree({name: plan.domains[k % len(plan.domains)] for k, name in enumerate(names)}).places()
     spared = plan.nodes if options.over_budget else budget(plan.nodes)
-    terrain = Terrain(names, places, rng.sample(names, spared))
+    vital = subjects.protocol(options.protocol).vital
+    expendable = names if options.over_budget else names[vital:]
+    terrain = Terrain(names, places, rng.sample(expendable, min(spared, len(expendable))))
     known = [name for name in (options.kinds or KINDS) if name not in options.without]
+    if not terrain.damageable:
+        known = [name for name in known if not KINDS[name].damages]
     enabled = [name for name in known if rng.random() < 0.5] or [rng.choice(known)] if known else []
     return Plan(
         seed,
@@ -69,18 +74,23 @@ def draw(seed: int, options: Options = Options()) -> Plan:
         schedule=tuple(_schedule(rng, terrain, enabled)),
         duration=CALM + WINDOWS * SPAN,
         quorum=rng.choice((700_000, 1_500_000)),
-        timing={"retain_bytes": rng.choice((800, 6_000, 16 << 20))},
+        timing={
+            "retain_bytes": rng.choice((300, 1_500, 16 << 20)),
+            "uncommitted_bytes": rng.choice((2_000, 64 << 20, 64 << 20)),
+        },
         settings={
-            "snapshot_bytes": rng.choice((5_000, 20_000, 8 << 20)),
+            "snapshot_bytes": rng.choice((1_500, 6_000, 8 << 20)),
             "max_sessions": rng.choice((6, 4096)),
             "session_ttl": rng.choice((1_200_000, 600_000_000)),
             "queries_in_queue": rng.choice((2, 512)),
+            "digest": 50_000 if rng.random() < 0.04 else 1_000_000,
         },
         weather=Weather(
-            low=rng.choice((60, 150, 1_500)),
-            spread=rng.choice((200, 900, 4_000)),
+            low=rng.choice((60, 150, 1_000)),
+            spread=rng.choice((100, 100, 300, 4_000)),
             loss=rng.choice((0.0, 0.0, 0.001, 0.01)),
             ordered=rng.random() < 0.7,
+            bulk=rng.choice((10, 10, 30_000, 400_000)),
         ),
         load=Load(
             batch=rng.choice((2, 5, 7)),

@@ -97,6 +97,12 @@ class Control:
             return bool(self._state())
         return False
 
+    @property
+    def namespaces(self) -> str | None:
+        """What the cluster's network namespaces are named after; None if its links are a relay's. Raises ClusterError."""
+        found = self._state().get("namespaces")
+        return None if found is None else str(found)
+
     def call(self, op: str, timeout: float = 60.0, **args: Any) -> dict[str, Any]:
         """Do an operation; blocks. Raises ClusterError: refused, or nobody there."""
         state = self._state()

@@ -28,9 +28,12 @@ from typing import Any, Final
 
 import trio
 
-from sim.local import layout, platter
-from sim.local.layout import FAILED, USAGE, Cluster, ClusterError, Place
+from sim.local import layout, namespaces, platter
+from sim.local.layout import FAILED, RELAY, USAGE, Cluster, ClusterError, Place
+from sim.local.links import Links, LinksError
+from sim.local.namespaces import NamespaceLinks
 from sim.local.process import adopt_orphans, die_with
+from sim.local.relay import Relay
 from sim.local.supervisor import Command, Supervisor, plain
 
 STATE_FILE: Final = "supervisor.json"
@@ -107,9 +110,23 @@ class ControlServer:
     def __init__(self, supervisor: Supervisor, finished: trio.Event) -> None:
         self._supervisor = supervisor
         self._finished = finished
-        names = ("status", "start", "stop", "kill", "cut", "restore", "silence", "unsilence", "down")
+        names = (
+            "status",
+            "start",
+            "stop",
+            "kill",
+            "pause",
+            "resume",
+            "cut",
+            "restore",
+            "silence",
+            "unsilence",
+            "down",
+        )
+        of_links = ("partition", "delay", "rate", "heal", "faults")
         self._operations: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
-            name: getattr(supervisor, name) for name in names
+            **{name: getattr(supervisor, name) for name in names},
+            **{name: getattr(supervisor.faults, name) for name in of_links},
         }
 
     async def serve(self, stream: trio.SocketStream) -> None:
@@ -160,6 +177,19 @@ class ControlServer:
         await stream.aclose()
 
 
+def make_links(cluster: Cluster) -> Links:
+    """The links that a cluster's file asks for. Raises ClusterError for those that cannot be had here."""
+    domains = {place.id: place.domain for place in cluster.nodes}
+    if cluster.network == RELAY:
+        return Relay(cluster.relay_links(), domains)
+    try:
+        namespaces.require_tools()
+        namespaces.clean()
+    except LinksError as error:
+        raise ClusterError(str(error)) from None
+    return NamespaceLinks(domains)
+
+
 async def run(cluster: Cluster, command: Command, ready: Callable[[dict[str, Any]], None]) -> None:
     """Run a cluster until it is told to go down. The caller holds the folder's lock. Calls `ready` when the
     relay and the control socket stand and the nodes are started. Raises ClusterError."""
@@ -168,7 +198,8 @@ async def run(cluster: Cluster, command: Command, ready: Callable[[dict[str, Any
         (cluster.folder / EVENTS_FILE).open("a", encoding="utf-8") as events,
         control_socket(cluster.folder) as (listener, path),
     ):
-        supervisor = Supervisor(cluster, command, PlatterDisks(), events)
+        links = make_links(cluster)
+        supervisor = Supervisor(cluster, command, PlatterDisks(), events, links)
         finished = trio.Event()
         server = ControlServer(supervisor, finished)
         state_path = cluster.folder / STATE_FILE
@@ -179,6 +210,8 @@ async def run(cluster: Cluster, command: Command, ready: Callable[[dict[str, Any
                 nursery.start_soon(trio.serve_listeners, server.serve, [handler])
                 nursery.start_soon(_leave_on_signal, supervisor, finished)
                 state = {"version": 1, "pid": os.getpid(), "control": str(path), "cluster": cluster.cluster}
+                if isinstance(links, NamespaceLinks):
+                    state["namespaces"] = links.run_id
                 layout.write_text(state_path, json.dumps(state) + "\n")
                 supervisor.start_all()
                 ready(state)
@@ -232,22 +265,25 @@ def main() -> None:
             os.write(args.ready_fd, json.dumps(state).encode() + b"\n")
             os.close(args.ready_fd)
 
-    failure: ClusterError | OSError | None = None
+    failure: ClusterError | LinksError | OSError | None = None
     try:
         cluster = layout.load(args.folder)
         with folder_lock(cluster.folder):
             trio.run(run, cluster, node_command(json.loads(args.node_command), cluster.folder), report)
-    except* (ClusterError, OSError) as group:
+    except* (ClusterError, LinksError, OSError) as group:
         failure = _first(group)
     if failure is not None:
         code = failure.code if isinstance(failure, ClusterError) else FAILED
+        code = USAGE if isinstance(failure, LinksError) else code
         print(f"error: {failure}", file=sys.stderr)
         with contextlib.suppress(OSError):
             report({"error": str(failure), "code": code})
         sys.exit(code)
 
 
-def _first(group: BaseExceptionGroup[ClusterError | OSError]) -> ClusterError | OSError:
+def _first(
+    group: BaseExceptionGroup[ClusterError | LinksError | OSError],
+) -> ClusterError | LinksError | OSError:
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
 

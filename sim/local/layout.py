@@ -28,6 +28,7 @@ from node.io import certificates, config
 from node.io.disk import FileDisk
 from node.journal import Journal
 from node.segment import Identity
+from sim.local import namespaces
 from sim.local.relay import OUTSIDE, Link
 
 VERSION: Final = 1
@@ -35,6 +36,9 @@ HOST: Final = "127.0.0.1"
 CLUSTER_FILE: Final = "cluster.toml"
 DEFAULT_CLIENT: Final = "default"
 MAX_NODES: Final = 25
+RELAY, NAMESPACES = "relay", "namespaces"
+NETWORKS: Final = (RELAY, NAMESPACES)
+"""What links can be made of."""
 _FIRST_PORT: Final = 10_000
 _LAST_PORT: Final = 65_535
 
@@ -80,6 +84,8 @@ class Cluster:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Tables `timing`, `limits`, `storage` and `log` of every node's config.toml, where they differ from the
     defaults."""
+    network: str = RELAY
+    """What the links are made of: `relay`, or `namespaces`, in which nodes dial one another's own addresses."""
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -104,6 +110,12 @@ class Cluster:
         """Folder of a node."""
         return self.folder / "nodes" / name
 
+    def host(self, node: str) -> str:
+        """Address at which a node listens for peers and clients."""
+        if self.network == RELAY:
+            return HOST
+        return namespaces.address(self.nodes.index(self.node(node)) + 1)
+
     def relay_links(self) -> list[Link]:
         """Every link of the cluster, for the relay: node to node, clients to node, HTTP to node."""
         listen = {place.id: place.listen for place in self.nodes}
@@ -113,9 +125,14 @@ class Cluster:
         return between + clients + http
 
     def members(self) -> tuple[config.Member, ...]:
-        """The nodes as a client reaches them (through the relay)."""
+        """The nodes as a client reaches them: through the relay, or from the namespace of the outside."""
+        direct = self.network == NAMESPACES
         return tuple(
-            config.Member(place.id, place.domain, config.Address(HOST, place.client_port))
+            config.Member(
+                place.id,
+                place.domain,
+                config.Address(self.host(place.id), place.listen if direct else place.client_port),
+            )
             for place in self.nodes
         )
 
@@ -148,13 +165,16 @@ def create(
     *,
     base_port: int | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    network: str = RELAY,
 ) -> Cluster:
     """Make a cluster's folder. Nodes n1, n2... are dealt to domains A, B... in runs: 5 over 3 is 2 + 2 + 1.
 
-    `base_port`: first of the consecutive ports to use; None looks for free ones. `settings`: see `Cluster`.
+    `base_port`: first of the consecutive ports to use; None looks for free ones. `settings`, `network`: see `Cluster`.
     The folder appears whole or not at all. Raises ClusterError if it exists and is not empty, if a number
     makes no sense, if a port is taken or a setting is refused by the node's configuration."""
     _check_shape(nodes, domains, machine)
+    if network not in NETWORKS:
+        raise ClusterError(f"unknown links {network!r}; there are: {', '.join(NETWORKS)}")
     if folder.is_dir() and (folder / CLUSTER_FILE).exists():
         raise ClusterError(
             f"{folder}: there is a cluster already; start it with `up`, or give another folder "
@@ -172,7 +192,7 @@ def create(
     try:
         id_ = certificates.new_cluster_id()
         places, links = _assign(nodes, domains, base)
-        cluster = Cluster(building, id_, machine, base, places, links, settings or {})
+        cluster = Cluster(building, id_, machine, base, places, links, settings or {}, network)
         certificates.create_authority(building / "ca", id_)
         for place in places:
             home = cluster.node_folder(place.id)
@@ -197,7 +217,7 @@ def move_ports(folder: Path, base_port: int | None = None) -> Cluster:
     _check_range(base, count)
     _require_free(range(base, base + count), folder)
     places, links = _assign(len(old.nodes), len(old.domains), base)
-    write_configs(Cluster(folder, old.cluster, old.machine, base, places, links, old.settings))
+    write_configs(Cluster(folder, old.cluster, old.machine, base, places, links, old.settings, old.network))
     return load(folder)
 
 
@@ -209,6 +229,7 @@ def write_configs(cluster: Cluster) -> None:
         "cluster": cluster.cluster,
         "machine": cluster.machine,
         "base_port": cluster.base_port,
+        "network": cluster.network,
         **{name: dict(table) for name, table in cluster.settings.items()},
         "nodes": [{key: getattr(place, key) for key in Place.__slots__} for place in cluster.nodes],
         "links": [{"from": one, "to": other, "port": port} for one, other, port in cluster.links],
@@ -235,19 +256,25 @@ def warnings(cluster: Cluster) -> list[str]:
 def _node_config(cluster: Cluster, place: Place) -> dict[str, Any]:
     address = {other: port for one, other, port in cluster.links if one == place.id}
     address[place.id] = place.listen
+    if cluster.network == NAMESPACES:
+        address = {other.id: other.listen for other in cluster.nodes}
     settings = {name: dict(table) for name, table in cluster.settings.items()}
     storage = {"archive": True, "platter": "platter", **settings.pop("storage", {})}
     return {
         "cluster": cluster.cluster,
         "node": place.id,
-        "listen": f"{HOST}:{place.listen}",
+        "listen": f"{cluster.host(place.id)}:{place.listen}",
         "http": f"{HOST}:{place.http}",
         "data": "data",
         "protocol": "raft",
         "machine": cluster.machine,
         "tls": {"ca": "../../ca/ca.pem", "certificate": "cert.pem", "key": "key.pem"},
         "members": [
-            {"id": member.id, "domain": member.domain, "address": f"{HOST}:{address[member.id]}"}
+            {
+                "id": member.id,
+                "domain": member.domain,
+                "address": f"{cluster.host(member.id)}:{address[member.id]}",
+            }
             for member in cluster.nodes
         ],
         "storage": storage,
@@ -326,6 +353,7 @@ def load(folder: Path) -> Cluster:
             settings={
                 name: values[name] for name in ("timing", "limits", "storage", "log") if name in values
             },
+            network=str(values.get("network", RELAY)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ClusterError(f"{path}: damaged or edited by hand: {type(error).__name__} {error}") from None
@@ -400,7 +428,9 @@ def _require_free(ports: Iterable[int], folder: Path) -> None:
 
 def check_ports(cluster: Cluster) -> None:
     """Check that every port of a cluster that is down is free. Raises ClusterError naming the first that is
-    not."""
+    not. In namespaces every port is."""
+    if cluster.network == NAMESPACES:
+        return
     _require_free(
         range(cluster.base_port, cluster.base_port + _ports_needed(len(cluster.nodes))), cluster.folder
     )

@@ -6,8 +6,11 @@ waits for answers would stop asking during an outage and not see it.
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
 
 import trio
 
@@ -17,12 +20,32 @@ from node.io.client_types import ClientError, NotDone, OutcomeUnknown, QueryFail
 from node.protocol import Consistency
 from node.ranking import commands, queries
 from sim.check.history import HistoryWriter, Operation
-from sim.local.relay import now_us
-from sim.scenario import Ranking, Writing
+from sim.local.links import now_us
+from sim.scenario import Ranking, Scenario, Writing
+from sim.workload.stream import Stream
 
 Pair = tuple[int, int]
 
 _NAMES = {Consistency.ANY: "any", Consistency.BOUNDED: "bounded", Consistency.LINEARIZABLE: "linearizable"}
+
+
+class Load(Protocol):
+    """What a drill asks of the load on its cluster."""
+
+    def opened(self) -> AbstractAsyncContextManager[None]:
+        """Be ready to ask, for the time of `async with`."""
+
+    async def run(self, enough: Callable[[float], bool]) -> None:
+        """Ask until there is nothing left to ask, or until `enough(seconds so far)` says so."""
+
+    async def settle(self) -> None:
+        """Wait for what is open, but not for ever."""
+
+    def words(self) -> str:
+        """What was asked and answered so far, in a line."""
+
+    def facts(self) -> dict[str, Any]:
+        """`writes_begun`, `writes_unsettled`, `interactions_sent` for run.json."""
 
 
 class Writer:
@@ -203,3 +226,92 @@ class Ranker:
             self.by_tier[operation.tier] = self.by_tier.get(operation.tier, 0) + 1
             self.answered += 1
         self._history.add(operation)
+
+
+class _Frozen:
+    """Users whose updates every node had durable long before the first cut can matter: those acknowledged in the first
+    two seconds of the load."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._users: list[int] = []
+        self._since: float | None = None
+
+    def get(self) -> list[int]:
+        known = self._writer.known_users
+        if not known:
+            return []
+        now = trio.current_time()
+        if self._since is None:
+            self._since = now
+        if now - self._since < 1.0:
+            return []
+        if not self._users:
+            self._users = list(known)
+        return self._users
+
+
+class RankingLoad:
+    """Learning from a stream and asking for rankings meanwhile. Meets `Load`."""
+
+    def __init__(
+        self, scenario: Scenario, stream: Stream, client: Client, history: HistoryWriter, seed: int
+    ) -> None:
+        self._stream = stream
+        self._history = history
+        self._client = client
+        self._deadline_s = scenario.writes.deadline_s
+        self._batches = list(stream.batches(scenario.writes.batch))
+        self.writer = Writer(client, history, scenario.writes)
+        rng = random.Random(f"{seed}/rank")
+        self.ranker = Ranker(client, history, scenario.rank, rng, _Frozen(self.writer).get)
+        self._asking: trio.Nursery | None = None
+
+    @contextlib.asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Load the catalogue, what a shop does before it opens. Rank requests under way at the end of the load may still be
+        answered until this is left."""
+        invoke = now_us()
+        await self.writer.catalogue(self._stream.catalogue_commands())
+        self._history.add(
+            Operation(
+                "open",
+                self._client.name,
+                invoke,
+                now_us(),
+                "unknown",
+                error="opened by the client on its own",
+            )
+        )
+        async with trio.open_nursery() as self._asking:
+            yield
+            self._asking.cancel_scope.cancel()
+
+    async def run(self, enough: Callable[[float], bool]) -> None:
+        """See `Load.run`."""
+        assert self._asking is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.ranker.run, self._asking)
+            await self.writer.run(self._batches, enough)
+            nursery.cancel_scope.cancel()
+
+    async def settle(self) -> None:
+        """See `Load.settle`."""
+        await self.writer.settle(self._deadline_s)
+
+    def words(self) -> str:
+        """See `Load.words`."""
+        writes, ranks = self.writer, self.ranker
+        tiers = ", ".join(f"{tier} {count:,}" for tier, count in ranks.by_tier.items())
+        return (
+            f"updates {writes.acked:,} acknowledged, {writes.open} open, {writes.failed} refused   "
+            f"rank requests {ranks.answered:,} answered ({tiers}), {ranks.failed} failed"
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """See `Load.facts`."""
+        return {
+            "writes_begun": self.writer.begun,
+            "writes_unsettled": self.writer.open,
+            "interactions_sent": self.writer.interactions,
+        }

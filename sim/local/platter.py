@@ -23,7 +23,7 @@ from node.io.marks import (
     remove_unneeded,
     write_marks,
 )
-from sim.virtual.loss import FATES, LOST, PowerLoss, lose, undone
+from sim.virtual.loss import FATES, LOST, PowerLoss, lose, overlay, undone
 
 __all__ = ["FATES", "LOST", "PowerLoss", "arm_trap", "cut_power", "trap_state"]
 
@@ -77,7 +77,8 @@ def _lose_bytes(
     for cut in reversed(extent.cuts):
         if rng.random() >= 0.5:
             break
-        written = written[: cut.size].ljust(cut.size, b"\0") + (platter / cut.kept).read_bytes()
+        tail = overlay(rng, cut.size, (platter / cut.kept).read_bytes(), written[cut.size :], loss)
+        written = written[: cut.size].ljust(cut.size, b"\0") + tail
         synced, durable = cut.synced, cut.durable
         size = max(durable, len(written))
         loss.entries_undone += 1

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import trio
 
-from sim.local.relay import now_us
+from sim.local.links import now_us
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -139,6 +139,15 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process stands still because of a signal."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] == "T"
 
 
 def wait_gone(pid: int, seconds: float) -> bool:

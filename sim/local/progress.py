@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sim.local.drill import Live
+from sim.local.live import Live
 
 
 def panel(live: Live) -> Group:
@@ -20,16 +20,11 @@ def panel(live: Live) -> Group:
         head.append(f"   leader {live.leader}", style="")
     for domain, nodes in live.dark.items():
         head.append(f"   {domain} dark ({nodes})", style="bold red")
+    for words in live.faults.values():
+        head.append(f"   {words}", style="bold yellow")
     lines: list[Any] = [head]
-    if live.writes is not None and live.ranks is not None:
-        tiers = ", ".join(f"{tier} {count:,}" for tier, count in live.ranks.by_tier.items())
-        lines.append(
-            Text(
-                f"          updates {live.writes.acked:,} acknowledged, {live.writes.open} open, "
-                f"{live.writes.failed} refused   rank requests {live.ranks.answered:,} answered ({tiers}), "
-                f"{live.ranks.failed} failed   cuts {live.cuts}"
-            )
-        )
+    if live.load is not None:
+        lines.append(Text(f"          {live.load.words()}   cuts {live.cuts}"))
     if live.load_s:
         lines.append(ProgressBar(total=live.load_s + 8, completed=live.seconds, width=60))
     return Group(*lines)

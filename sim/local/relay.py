@@ -21,44 +21,42 @@ Rules, numbered for the tests:
 6. A refused dial in an open link is passed on as a reset: a powered machine answers for a port with nobody
    behind it.
 
+7. A slow direction holds back every piece of a connection by at least its delay and lets nothing overtake: bytes,
+   then the connection's end, leave in the order in which they came. It holds `HELD_WINDOW` bytes a connection and
+   then reads no more. When the fault is lifted, what is held leaves when it was due, and what comes meanwhile
+   waits behind it. Opening a connection is not slowed: the kernel does that before the relay is asked.
+
+"One way" on a relay is a direction of bytes: a receiver that cannot answer still has its kernel's
+acknowledgements delivered. A connection opened while one of its directions is silent is dead in both (rule 4),
+because no handshake succeeds without an answer.
+
 Directions are (sender, receiver) pairs of endpoints; each has a `Direction` with the reasons why it is silent
 now. A domain's silence is a reason laid on every direction with an end in it, so that two dark domains do not
-light each other. Other faults of a direction (delay, rate, loss) belong in that class.
+light each other. A reason is the label of a fault: what a direction lost or held back is counted to the label that
+was laid first among those in force.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-import struct
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
 
-OUTSIDE: Final = "outside"
-"""The endpoint of whoever is no member: clients, browsers. Belongs to no power domain."""
+from sim.local.direction import Direction
+from sim.local.flow import CHUNK, DARK_WINDOW, HELD_WINDOW, Flow, LinkCounts, close, dial, prepare
+from sim.local.links import OUTSIDE, Ledger, Pair, Toll, now_us
 
-CHUNK: Final = 64 * 1024
-"""Most bytes taken from a socket at once."""
+__all__ = [
+    "CHUNK", "DARK_WINDOW", "HELD_WINDOW", "OUTSIDE", "Direction", "Link", "LinkCounts", "Relay", "now_us",
+]  # fmt: skip
 
-DARK_WINDOW: Final = 256 * 1024
-"""Bytes that a dead direction takes in before it stops reading (rule 5)."""
-
-_LINGER_RESET: Final = struct.pack("ii", 1, 0)
-_TCP_ESTABLISHED: Final = 1
-_CLOSE_POLL_SECONDS: Final = 0.1
 _HALF_CLOSED_SECONDS: Final = 60
 """How long a side that had said its last word before the silence is kept waiting for an answer. Whether it
 still listens cannot be seen from here; closing at once would tell it."""
-
-
-def now_us() -> int:
-    """The clock of local experiments: microseconds of CLOCK_MONOTONIC, comparable between processes of a
-    machine."""
-    return time.monotonic_ns() // 1000
 
 
 @dataclass(slots=True, frozen=True)
@@ -74,178 +72,6 @@ class Link:
     forward: int
 
 
-@dataclass(slots=True)
-class LinkCounts:
-    """What passed a link since the relay started. Bytes of both directions together."""
-
-    connections: int = 0
-    forwarded: int = 0
-    dropped: int = 0
-    """Bytes read and not forwarded."""
-    dials_refused: int = 0
-    swallowed_ends: int = 0
-    """FINs and resets that the relay saw and did not pass on."""
-    born_dead: int = 0
-    """Connections opened during a silence (rule 4)."""
-
-
-class Direction:
-    """What happens to the bytes that `sender` sends to `receiver`, on whichever connection of whichever
-    link."""
-
-    __slots__ = ("_flows", "_reasons", "receiver", "sender")
-
-    def __init__(self, sender: str, receiver: str) -> None:
-        self.sender = sender
-        self.receiver = receiver
-        self._reasons: dict[str, None] = {}
-        self._flows: dict[_Flow, None] = {}
-
-    @property
-    def silent(self) -> bool:
-        """True while there is a reason for silence."""
-        return bool(self._reasons)
-
-    def silence(self, reason: str) -> None:
-        """Lay a reason for silence; every connection that has bytes flowing this way dies in this
-        direction."""
-        self._reasons[reason] = None
-        for flow in list(self._flows):
-            flow.die()
-
-    def restore(self, reason: str) -> None:
-        """Take a reason away. The direction is open again once none is left."""
-        self._reasons.pop(reason, None)
-
-    def silenced_by(self, reason: str) -> bool:
-        """True if this reason is one of those why the direction is silent."""
-        return reason in self._reasons
-
-    def enter(self, flow: _Flow) -> None:
-        """A connection begins to send this way."""
-        self._flows[flow] = None
-
-    def leave(self, flow: _Flow) -> None:
-        """A connection has ended in this direction."""
-        self._flows.pop(flow, None)
-
-
-class _Flow:
-    """One direction of one connection: reads from `reader`, writes to `writer` as long as it is alive."""
-
-    __slots__ = ("_scope", "alive", "back", "counts", "direction", "reader", "taken", "writer")
-
-    def __init__(self, direction: Direction, counts: LinkCounts, alive: bool) -> None:
-        self.direction = direction
-        self.counts = counts
-        self.alive = alive
-        self.reader: socket.socket | None = None
-        self.writer: socket.socket | None = None
-        self.back: _Flow = self
-        self.taken = 0
-        self._scope: trio.CancelScope | None = None
-        direction.enter(self)
-
-    def die(self) -> None:
-        """Forward nothing more. Takes effect before this returns: `run` looks at `alive` before each send."""
-        self.alive = False
-        if self._scope is not None:
-            self._scope.cancel()
-
-    async def run(self, buffer: memoryview) -> None:
-        """Forward until the sending side ends or the connection is gone."""
-        reset = False
-        while self.reader is not None:
-            if not self.alive and self.taken >= DARK_WINDOW:
-                await self._await_close(self.reader)
-                break
-            try:
-                await trio.lowlevel.wait_readable(self.reader)
-                reader: socket.socket | None = self.reader
-                if reader is None:
-                    return  # the other flow closed it after this one had been woken
-                size = reader.recv_into(buffer)
-            except BlockingIOError:
-                continue
-            except trio.ClosedResourceError:
-                return
-            except OSError:
-                reset, size = True, 0
-            if size == 0:
-                break
-            await self._forward(buffer[:size])
-        if self.reader is not None:
-            self._reader_ended(reset)
-
-    async def _forward(self, data: memoryview) -> None:
-        """Send `data`, which stands in a buffer that others use as soon as this waits."""
-        rest: memoryview = data
-        while rest and self.alive and self.writer is not None:
-            try:
-                sent = self.writer.send(rest)
-                self.counts.forwarded += sent
-                rest = rest[sent:]
-            except BlockingIOError:
-                if rest.obj is data.obj:
-                    rest = memoryview(bytes(rest))
-                with trio.CancelScope() as self._scope:
-                    try:
-                        await trio.lowlevel.wait_writable(self.writer)
-                    except trio.ClosedResourceError:
-                        break
-            except OSError:
-                # The receiver is gone. That is news which flows the other way.
-                self.back._reader_ended(reset=True)
-                break
-        self._scope = None
-        self.taken += len(rest)
-        self.counts.dropped += len(rest)
-
-    def _reader_ended(self, reset: bool) -> None:
-        """The sending side is over: tell the other side if the direction is alive (rule 2), else swallow
-        it."""
-        if self.alive and reset:
-            self._close_both(abort=True)
-        elif self.alive and self.writer is not None:
-            try:
-                self.writer.shutdown(socket.SHUT_WR)
-            except OSError:
-                self._close_both(abort=True)
-        elif not self.alive:
-            self.counts.swallowed_ends += 1
-            if reset or not self.back.alive:
-                # Nothing will ever be said to that side again; closing answers the close that it began
-                # itself.
-                self._close_reader()
-
-    def _close_reader(self) -> None:
-        if self.reader is not None:
-            _close(self.reader, abort=False)
-        self.reader = self.back.writer = None
-
-    def _close_both(self, abort: bool) -> None:
-        for end in (self.reader, self.writer):
-            if end is not None:
-                _close(end, abort)
-        self.reader = self.writer = self.back.reader = self.back.writer = None
-
-    async def _await_close(self, end: socket.socket) -> None:
-        """Wait until the peer of a socket that is no longer read has closed it."""
-        while end.fileno() >= 0 and (
-            end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_ESTABLISHED
-        ):
-            await trio.sleep(_CLOSE_POLL_SECONDS)
-
-
-def _close(end: socket.socket, abort: bool) -> None:
-    if end.fileno() < 0:
-        return
-    if abort:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-    trio.lowlevel.notify_closing(end)
-    end.close()
-
-
 class Relay:
     """Forwards the connections of all links. `domains` maps each endpoint to its power domain (None: outside
     all)."""
@@ -257,15 +83,16 @@ class Relay:
         self.host = host
         self._domains: dict[str, str | None] = {OUTSIDE: None, **domains}
         self.counts: dict[str, LinkCounts] = {link.name: LinkCounts() for link in self.links}
-        self._directions: dict[tuple[str, str], Direction] = {}
+        self._directions: dict[Pair, Direction] = {}
         self._listeners: list[tuple[Link, socket.socket]] = []
         self._buffer = memoryview(bytearray(CHUNK))
+        self._ledger = Ledger()
         for link in self.links:
             for pair in ((link.source, link.target), (link.target, link.source)):
                 for endpoint in pair:
                     if endpoint not in self._domains:
                         raise ValueError(f"link {link.name}: no domain is given for endpoint {endpoint!r}")
-                self._directions.setdefault(pair, Direction(*pair))
+                self._directions.setdefault(pair, Direction(*pair, self._ledger))
 
     # ------------------------------------------------------------------------------------------ faults
 
@@ -299,6 +126,55 @@ class Relay:
             for link in self.links
             if domain in (self._domains[link.source], self._domains[link.target])
         )
+
+    def block(self, label: str, pairs: Iterable[Pair]) -> int:
+        """Silence directions, whoever's they are. Returns the instant. Raises ValueError for a pair that no link joins."""
+        for direction in self._of_pairs(pairs):
+            direction.silence(label)
+        return now_us()
+
+    def delay(
+        self, label: str, pairs: Iterable[Pair], delay_us: int, jitter_us: int = 0, seed: int = 0
+    ) -> int:
+        """Hold back what is sent in these directions (rule 7); see `Links.delay`. Raises ValueError."""
+        if delay_us < 0 or jitter_us < 0:
+            raise ValueError(f"delay {delay_us} us, jitter {jitter_us} us: neither can be below 0")
+        for direction in self._of_pairs(pairs):
+            direction.delay(label, delay_us, jitter_us, seed)
+        return now_us()
+
+    def limit(self, label: str, pairs: Iterable[Pair], bytes_per_s: int) -> int:
+        """Let each of these directions pass so many bytes a second (rule 7). Raises ValueError."""
+        if bytes_per_s < 1:
+            raise ValueError(f"{bytes_per_s} bytes a second: at least 1 must pass; `block` lets none through")
+        for direction in self._of_pairs(pairs):
+            direction.limit(label, bytes_per_s)
+        return now_us()
+
+    def lift(self, label: str) -> int:
+        """Take away everything with this label; dead connections stay dead (rule 3). Returns the instant."""
+        for direction in self._directions.values():
+            direction.restore(label)
+            direction.calm(label)
+        return now_us()
+
+    def tolls(self, label: str) -> dict[Pair, Toll]:
+        """What a fault did so far, by direction."""
+        return dict(self._ledger.of(label))
+
+    def prefix(self, node: str) -> Sequence[str]:
+        """Nothing: a node behind the relay is a process like any other."""
+        return ()
+
+    def _of_pairs(self, pairs: Iterable[Pair]) -> list[Direction]:
+        found = []
+        for pair in pairs:
+            direction = self._directions.get(pair)
+            if direction is None:
+                known = sorted({end for both in self._directions for end in both})
+                raise ValueError(f"no link joins {pair[0]} to {pair[1]}; endpoints are: {', '.join(known)}")
+            found.append(direction)
+        return found
 
     def _of_domain(self, domain: str) -> list[Direction]:
         found = [
@@ -361,29 +237,32 @@ class Relay:
                     raise
                 await trio.sleep(0.05)
                 continue
-            _prepare(accepted)
+            prepare(accepted)
             nursery.start_soon(self._connection, link, accepted)
 
     async def _connection(self, link: Link, accepted: socket.socket) -> None:
         counts = self.counts[link.name]
         counts.connections += 1
         there, back = self._directions[link.source, link.target], self._directions[link.target, link.source]
-        open_now = not (there.silent or back.silent)
-        outward, inward = _Flow(there, counts, open_now), _Flow(back, counts, open_now)
+        cause = there.cause or back.cause
+        outward, inward = Flow(there, counts, cause), Flow(back, counts, cause)
         outward.back, inward.back = inward, outward
         outward.reader = inward.writer = accepted
         try:
-            if not open_now:
+            if cause is not None:
                 counts.born_dead += 1
+                self._ledger.toll(cause, there.pair).dials_swallowed += 1
             else:
-                dialled = await self._dial(link, counts)
+                # A dial that is under way when silence falls is carried through: giving up would be heard.
+                dialled = await dial((self.host, link.forward))
+                counts.dials_refused += dialled is None
                 if dialled is None and outward.alive and inward.alive:
-                    _close(accepted, abort=True)
+                    close(accepted, abort=True)
                     return
                 outward.writer = inward.reader = dialled
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(outward.run, self._buffer)
-                nursery.start_soon(inward.run, self._buffer)
+                nursery.start_soon(outward.run, self._buffer, nursery)
+                nursery.start_soon(inward.run, self._buffer, nursery)
             if any(flow.writer is not None and not flow.alive for flow in (outward, inward)):
                 await trio.sleep(_HALF_CLOSED_SECONDS)
         finally:
@@ -391,30 +270,7 @@ class Relay:
                 flow.direction.leave(flow)
             for end in (outward.reader, inward.reader, inward.writer, outward.writer):
                 if end is not None:
-                    _close(end, abort=False)
-
-    async def _dial(self, link: Link, counts: LinkCounts) -> socket.socket | None:
-        """Connect to the target; None if it refuses. A dial that is under way when silence falls is carried
-        through, because giving up would be heard at the target."""
-        try:
-            dialled = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        except OSError:  # out of file descriptors
-            counts.dials_refused += 1
-            return None
-        try:
-            _prepare(dialled)
-            code = dialled.connect_ex((self.host, link.forward))
-            if code == errno.EINPROGRESS:
-                await trio.lowlevel.wait_writable(dialled)
-                code = dialled.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        except BaseException:
-            dialled.close()
-            raise
-        if code:
-            dialled.close()
-            counts.dials_refused += 1
-            return None
-        return dialled
+                    close(end, abort=False)
 
     def describe(self) -> list[dict[str, Any]]:
         """Counts of every link, as data."""
@@ -429,8 +285,3 @@ class Relay:
             }
             for link in self.links
         ]
-
-
-def _prepare(end: socket.socket) -> None:
-    end.setblocking(False)
-    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

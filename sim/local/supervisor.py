@@ -28,7 +28,9 @@ from typing import Any, Final, Protocol, TextIO
 import trio
 
 from sim.local.layout import FAILED, Cluster, ClusterError, Place
-from sim.local.process import NodeProcess
+from sim.local.links import Links
+from sim.local.netfaults import LinkFaults
+from sim.local.process import NodeProcess, is_stopped
 from sim.local.relay import Relay, now_us
 
 STOP_SECONDS: Final = 5.0
@@ -69,7 +71,7 @@ class Node:
 
     place: Place
     phase: str = "stopped"
-    """`starting`, `serving`, `stopped` (asked to), `exited` (by itself), `dark` (its domain has no power)."""
+    """`starting`, `serving`, `paused`, `stopped` (asked to), `exited` (by itself), `dark` (its domain has no power)."""
     process: NodeProcess | None = None
     ready_at: int | None = None
     last_exit: dict[str, Any] | None = None
@@ -84,10 +86,19 @@ class Supervisor:
     text."""
 
     def __init__(
-        self, cluster: Cluster, command: Command, disks: Disks, events: TextIO | None = None
+        self,
+        cluster: Cluster,
+        command: Command,
+        disks: Disks,
+        events: TextIO | None = None,
+        links: Links | None = None,
     ) -> None:
+        """`links`: a relay of its own, unless others are given."""
         self.cluster = cluster
-        self.relay = Relay(cluster.relay_links(), {place.id: place.domain for place in cluster.nodes})
+        self.links: Links = links or Relay(
+            cluster.relay_links(), {place.id: place.domain for place in cluster.nodes}
+        )
+        self.faults = LinkFaults(self.links, self._emit)
         self.stopping = trio.Event()
         self.nodes = {place.id: Node(place) for place in cluster.nodes}
         self._command = command
@@ -107,7 +118,7 @@ class Supervisor:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                await nursery.start(self.relay.run)
+                await nursery.start(self.links.run)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -144,7 +155,7 @@ class Supervisor:
         assert self._nursery is not None
         log = self.cluster.node_folder(node.place.id) / "log.jsonl"
         try:
-            process = NodeProcess(self._command(node.place), log)
+            process = NodeProcess([*self.links.prefix(node.place.id), *self._command(node.place)], log)
         except OSError as error:
             raise ClusterError(f"node {node.place.id} cannot be started: {error}", FAILED) from None
         node.process, node.phase, node.ready_at, node.expected = process, "starting", None, False
@@ -176,7 +187,8 @@ class Supervisor:
         if patience.cancelled_caught:
             self._emit("not_ready", node=node.place.id, seconds=READY_SECONDS, tail=process.tail())
         elif process.alive:
-            node.phase, node.ready_at = "serving", now_us()
+            node.ready_at = now_us()
+            node.phase = "serving" if node.phase == "starting" else node.phase
             self._emit("ready", node.ready_at, node=node.place.id, domain=node.place.domain)
 
     def _node(self, name: str) -> Node:
@@ -218,6 +230,34 @@ class Supervisor:
             await state.gone.wait()
             return {"node": node, "pid": process.pid, "killed_at": at}
 
+    async def pause(self, node: str) -> dict[str, Any]:
+        """Stop a node's process where it stands (SIGSTOP): its connections stay open and silent, its clock goes on."""
+        state = self._node(node)
+        async with self._locks[state.place.domain]:
+            self._refuse_if_stopping()
+            process = self._running(state)
+            if state.phase == "paused":
+                raise ClusterError(f"node {node} is paused already; `resume {node}` comes first")
+            process.signal_group(signal.SIGSTOP)
+            while process.alive and not is_stopped(process.pid):
+                await trio.sleep(_TRAP_POLL_SECONDS)
+            at = now_us()
+            state.phase = "paused"
+            self._emit("pause", at, node=node, domain=state.place.domain)
+            return {"node": node, "pid": process.pid, "paused_at": at}
+
+    async def resume(self, node: str) -> dict[str, Any]:
+        """Let a paused node go on."""
+        state = self._node(node)
+        async with self._locks[state.place.domain]:
+            if state.phase != "paused":
+                raise ClusterError(f"node {node} is not paused ({state.phase})")
+            self._running(state).signal_group(signal.SIGCONT)
+            state.phase = "starting" if state.ready_at is None else "serving"
+            at = now_us()
+            self._emit("resume", at, node=node, domain=state.place.domain)
+            return {"node": node, "resumed_at": at}
+
     def _running(self, state: Node) -> NodeProcess:
         if state.process is None:
             raise ClusterError(f"node {state.place.id} does not run ({state.phase})")
@@ -228,6 +268,7 @@ class Supervisor:
         for state in states:
             state.expected = True
             self._running(state).signal_group(signal.SIGTERM)
+            self._running(state).signal_group(signal.SIGCONT)  # a paused one would not hear it
         with trio.move_on_after(STOP_SECONDS):
             for state in states:
                 await state.gone.wait()
@@ -255,8 +296,8 @@ class Supervisor:
             running = [node for node in nodes if node.process is not None]
             if trap:
                 await self._spring_trap(running)
-            dropped_before = self.relay.dropped(domain)
-            cut_at = self.relay.silence(domain)
+            dropped_before = self.links.dropped(domain)
+            cut_at = self.links.silence(domain)
             self._dark[domain] = cut_at
             killed = {node.place.id: node.process.pid for node in running if node.process is not None}
             for node in running:
@@ -292,7 +333,7 @@ class Supervisor:
                 "trap": trap,
                 "held": held,
                 "losses": losses,
-                "relay_bytes_dropped": self.relay.dropped(domain) - dropped_before,
+                "relay_bytes_dropped": self.links.dropped(domain) - dropped_before,
             }
             self._emit("cut", cut_at, **result)
             return result
@@ -325,7 +366,7 @@ class Supervisor:
             if domain not in self._dark:
                 hint = f"; its network is silenced: `unsilence {domain}`" if self._partitioned(domain) else ""
                 raise ClusterError(f"domain {domain} has power; nothing to restore{hint}")
-            restored_at = self.relay.restore(domain)
+            restored_at = self.links.restore(domain)
             dark_for = restored_at - self._dark.pop(domain)
             for node in nodes:
                 node.phase = "stopped"
@@ -350,7 +391,7 @@ class Supervisor:
         async with self._locks[domain]:
             if self._partitioned(domain):
                 raise ClusterError(f"domain {domain} is silenced already; `unsilence {domain}` comes first")
-            at = self.relay.silence(domain, PARTITION)
+            at = self.links.silence(domain, PARTITION)
             self._emit("silence", at, domain=domain)
             return {"domain": domain, "silenced_at": at}
 
@@ -361,12 +402,12 @@ class Supervisor:
             if not self._partitioned(domain):
                 hint = f"; it is dark: `restore {domain}`" if domain in self._dark else ""
                 raise ClusterError(f"domain {domain} is not silenced{hint}")
-            at = self.relay.restore(domain, PARTITION)
+            at = self.links.restore(domain, PARTITION)
             self._emit("unsilence", at, domain=domain)
             return {"domain": domain, "unsilenced_at": at}
 
     def _partitioned(self, domain: str) -> bool:
-        return self.relay.is_silent(domain, PARTITION)
+        return self.links.is_silent(domain, PARTITION)
 
     # ------------------------------------------------------------------------------------------ the whole
 
@@ -389,7 +430,7 @@ class Supervisor:
             "nodes": {name: self._describe(node) for name, node in self.nodes.items()},
         }
         if links:
-            result["links"] = self.relay.describe()
+            result["links"] = self.links.describe()
         return result
 
     def _describe(self, node: Node) -> dict[str, Any]:

@@ -68,6 +68,9 @@ class Oracle:
     def applied(self, host: Host, index: int, chain: bytes) -> None:
         """A node's state has reached log index `index`."""
 
+    def entered(self, host: Host, entry: bytes) -> None:
+        """A node's state takes the next encoded entry. Costs a call an entry, and is off unless an oracle overrides it."""
+
     def said(self, host: Host, dest: str, message: Any) -> None:
         """A message of a class in `listens` leaves a node."""
 

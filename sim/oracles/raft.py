@@ -9,6 +9,7 @@ crash. Prefixes of logs are compared by a hash over everything up to an index, s
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -85,13 +86,18 @@ class RaftLog(Oracle):
         self._waiting: dict[str, deque[tuple[int, list[Change]]]] = {}
         self._born: dict[tuple[int, int], tuple[int, str]] = {}  # (index, term) -> prefix, who had it first
         self._committed: list[int] = [0]  # prefix at each index that anybody has applied
+        self._committed_in: list[int] = [0]  # a term in which it was committed, or a later one; never falls
         self._entries: dict[int, bytes] = {}  # prefix -> entry
         self._holders: dict[int, set[str]] = {}
+        self._ghosts: list[tuple[str, Shadow]] = []
+        """What disks held that were wiped: it has counted all the same."""
         self._quorum = len(world.names) // 2 + 1
 
     # ------------------------------------------------------------------------------------------------- the shadows
 
     def formatted(self, host: Host) -> None:
+        if host.name in self._durable:
+            self._ghosts.append((host.name, self._durable[host.name]))
         self._wanted[host.name] = Shadow()
         self._durable[host.name] = Shadow()
         self._unwritten[host.name] = []
@@ -249,7 +255,11 @@ class RaftLog(Oracle):
     def applied(self, host: Host, index: int, chain: bytes) -> None:
         """Committed means: durable here (rule 3), and on a majority when anybody applies it first."""
         disk = self._durable[host.name]
-        if index > max(disk.reach, self._wanted[host.name].covered):
+        if index <= self._wanted[host.name].covered:
+            disk = self._wanted[
+                host.name
+            ]  # a snapshot on this disk holds it, though the log's record of that is under way
+        elif index > disk.reach:
             self.violated(f"{host.name} applies index {index}; its disk holds {disk.reach}", host.name)
         prefix = disk.prefix(index)
         if prefix is None:
@@ -264,9 +274,9 @@ class RaftLog(Oracle):
         start = len(committed) - 1
         if disk.prefix(start) != committed[start]:
             self.violated(f"{host.name}'s log has lost the committed entry {start}", host.name)
-        held = [name for name, shadow in self._durable.items() if shadow.prefix(index) == prefix]
-        short = self._quorum - len(held) - len(self.world.lost())
-        if short > 0:
+        disks = [*self._durable.items(), *self._ghosts]
+        held = [name for name, shadow in disks if shadow.prefix(index) == prefix]
+        if len(dict.fromkeys(held)) < self._quorum:
             self.violated(
                 f"{host.name} takes index {index} for committed; only {', '.join(held) or 'nobody'} "
                 f"{'has' if len(held) == 1 else 'have'} it on disk",
@@ -278,13 +288,16 @@ class RaftLog(Oracle):
                 self.violated(f"{host.name} applies up to {index} without entry {place}", host.name)
             else:
                 committed.append(value)
+                self._committed_in.append(max(self._committed_in[-1], self._wanted[host.name].term))
 
     def changed(self, host: Host, view: CoreView) -> None:
         """Leader completeness: who begins to lead holds everything that is committed."""
         if view.role != "leader":
             return
         wanted = self._wanted[host.name]
-        last = len(self._committed) - 1
+        # Of what was committed in an earlier term: a candidate of an old term may still win, and then lacks what a later
+        # leader has committed in the meantime. It will never commit anything.
+        last = bisect_left(self._committed_in, view.term) - 1
         if last > wanted.base and wanted.prefix(last) != self._committed[last]:
             self.violated(
                 f"leader completeness: {host.name} leads term {view.term} without the committed entry {last}",

@@ -90,6 +90,8 @@ class OneHistory(Oracle):
             )
 
     def said(self, host: Host, dest: str, message: Any) -> None:
+        if host.name in self.world.diverged:
+            return
         index = message.index
         known, other = self._digests.setdefault(index, (message.digest, host.name))
         if known != message.digest:
@@ -117,7 +119,7 @@ class Replies(Oracle):
         self._places: dict[tuple[int, int], tuple[int, int]] = {}
 
     def replied(self, host: Host, message: Any) -> None:
-        if type(message) is not Outcome:
+        if type(message) is not Outcome or host.name in self.world.diverged:
             return
         for seq, place, result in zip(message.seqs, message.places, message.results, strict=True):
             command = (message.session, seq)

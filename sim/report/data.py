@@ -51,6 +51,8 @@ class Run:
     end_us: int
     scenario: str
     """The scenario's text; empty if the folder has none."""
+    faults: list[dict[str, Any]] = field(default_factory=list)
+    """Faults of network and processes, as in the verdict."""
 
 
 _SILENCE_US = 1_000_000
@@ -89,7 +91,10 @@ def load_run(folder: Path) -> Run:
         samples.stretches = _stretches(samples, dark[samples.domain], end)
     scenario_path = folder / "scenario.toml"
     scenario = scenario_path.read_text(encoding="utf-8") if scenario_path.is_file() else ""
-    return Run(folder, verdict, operations, nodes, domains, dark, begin, max(end, begin + 1), scenario)
+    faults = verdict.get("faults", [])
+    return Run(
+        folder, verdict, operations, nodes, domains, dark, begin, max(end, begin + 1), scenario, faults
+    )
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sim.check.availability import RANK_LIMIT_US, failure, rates
 from sim.check.history import Operation
@@ -26,8 +26,8 @@ from sim.report.svg import (
 
 LEFT: Final = 150
 RIGHT: Final = 18
-PANELS: Final = ("power", "nodes", "log", "writes", "ranking", "age")
-CLOSE_PANELS: Final = ("power", "nodes", "acks", "ranking")
+PANELS: Final = ("power", "faults", "nodes", "log", "writes", "ranking", "age")
+CLOSE_PANELS: Final = ("power", "faults", "nodes", "acks", "ranking")
 TIERS: Final = ("fresh", "stale")
 ROLE_WORDS: Final = {
     "leader": "leader",
@@ -83,7 +83,8 @@ def timeline(
     top = 16.0
     for name in panels:
         drawn, height = _PANELS[name](Frame(run, x, top, width, origin, panels is not PANELS))
-        body.append(f'<g class="panel {name}">{drawn}</g>')
+        if drawn:
+            body.append(f'<g class="panel {name}">{drawn}</g>')
         top += height
     marks = [_cut_lines(run, x, top - 8), _axis(x, origin, top)]
     if style:
@@ -175,6 +176,34 @@ def _power(frame: Frame) -> tuple[str, float]:
                 )
         y += 18
     return "".join(parts), y - frame.top + 10
+
+
+def _faults(frame: Frame) -> tuple[str, float]:
+    """A row a kind of fault that was laid on the network or on processes, a band each; no height without faults."""
+    parts = []
+    y = frame.top
+    for kind in dict.fromkeys(fault["kind"] for fault in frame.run.faults):
+        parts.append(text(8, y + 12, kind, "label"))
+        for fault in frame.run.faults:
+            begin, end = fault["at_us"], fault["until_us"] or frame.run.end_us
+            if fault["kind"] != kind or end < frame.x.low or begin > frame.x.high:
+                continue
+            left, right = frame.x(begin), frame.x(end)
+            title = f"{fault['label']}, {kind} {fault['what']}: {frame.when(begin)} to {frame.when(end)}; {fault_counts(fault)}"
+            parts.append(rect(left, y + 2, right - left, 12, "fault", title, 2))
+            if right - left > 14 + 6.2 * len(fault["what"]):
+                parts.append(text((left + right) / 2, y + 11.5, fault["what"], "on-fault", "middle"))
+        y += 18
+    return "".join(parts), (y - frame.top + 10 if parts else 0.0)
+
+
+def fault_counts(fault: Mapping[str, Any]) -> str:
+    """What a fault did, in words."""
+    counts = [
+        duration(count) if name.endswith("_us") else f"{name.replace('_', ' ')} {count:,}"
+        for name, count in fault["counts"].items()
+    ]
+    return ", ".join(counts) or "nothing was lost or held up"
 
 
 def _nodes(frame: Frame) -> tuple[str, float]:
@@ -367,6 +396,7 @@ def _age(frame: Frame) -> tuple[str, float]:
 
 _PANELS: Final[dict[str, Panel]] = {
     "power": _power,
+    "faults": _faults,
     "nodes": _nodes,
     "log": _log,
     "writes": _writes,

@@ -5,6 +5,7 @@ expire, ask queries of every consistency; and keep the history that the checks r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from node.protocol import (
@@ -20,7 +21,7 @@ from node.protocol import (
     Submit,
 )
 from sim.check.history import Operation
-from sim.virtual.host import CONNECT
+from sim.virtual.host import CONNECT, HANG_UP
 
 if TYPE_CHECKING:
     from sim.virtual.host import Host
@@ -131,6 +132,19 @@ class Client:
         self._turn += 1
         self.act(self._turn)
 
+    def write_once(self, count: int = 1) -> None:
+        """Ask for `count` commands now; for a session first, if there is none."""
+        if self.session is not None:
+            self._write(count)
+        elif self.opening is None:
+            self.request += 1
+            self.opening = self._record("open")
+            self._try_open(self.request)
+
+    def ask_once(self) -> None:
+        """Ask one query of a node now."""
+        self._query()
+
     def _connection(self, name: str) -> Connection:
         host = self.world.hosts[name]
         old = self.connections.get(name)
@@ -144,7 +158,7 @@ class Client:
         old = self.connections.pop(name, None)
         if old is not None:
             old.closed = True
-            old.to_node(None)
+            old.to_node(HANG_UP)
 
     def _record(self, op: Any, **fields: Any) -> Operation:
         world = self.world
@@ -205,6 +219,43 @@ class Client:
                 self.leader = self.rng.choice(self.world.names)
             self._submit(sent)
 
+    def ask_nonsense(self, rng: Random) -> None:
+        """Send what no well-made client sends; it must be refused, and change nothing."""
+        connection = self._connection(rng.choice(self.world.names))
+        session = self.session or 7
+        good = self.workload.command(0, 0)
+        message: Any = rng.choice(
+            (
+                Submit(session, self.low, [self.low + 10**6], [rng.randbytes(9)]),
+                Submit(
+                    session, self.low, [self.low + 10**6], [bytes(self.world.settings.max_command_bytes + 1)]
+                ),
+                Submit(session, self.low, [1, 2, 3], [good]),
+                Submit(7, self.low + 10**6, [1], [good]),
+                Submit(0, 0, [0], [good]),
+                Query(10**9, 3, 0, 10**9, b""),
+                Query(10**9, 0, 0, 10**9, rng.randbytes(5)),
+            )
+        )
+        connection.to_node(message)
+
+    def ask_much(self, rng: Random, count: int) -> None:
+        """Send many queries to one node at once."""
+        connection = self._connection(rng.choice(self.world.names))
+        for _ in range(count):
+            self.request += 1
+            consistency = rng.randrange(3)
+            age = rng.choice((1_000, 30_000))
+            operation = self._record(
+                "query",
+                consistency=CONSISTENCIES[consistency],
+                max_age_us=age if consistency == 1 else None,
+                query=self.workload.query(),
+                node=connection.host.name,
+            )
+            self.asked[self.request] = operation
+            connection.to_node(Query(self.request, consistency, age, 200_000, operation.query or b""))
+
     def _query(self) -> None:
         rng, world = self.rng, self.world
         if self.opening is not None:
@@ -232,6 +283,8 @@ class Client:
         if connection.closed:
             return
         kind = type(message)
+        if connection.host.name in self.world.diverged and (kind is Outcome or kind is Answer):
+            return  # see `World.diverged`
         if kind is Outcome:
             self._outcome(message)
         elif kind is Answer:

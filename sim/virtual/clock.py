@@ -8,12 +8,14 @@ MILLION = 1_000_000
 class Clock:
     """What a node takes for the time, as a function of the world's. `drift` in parts per million."""
 
-    __slots__ = ("_base", "_since", "drift")
+    __slots__ = ("_base", "_since", "drift", "slowest")
 
     def __init__(self, offset: int = 0, drift: int = 0) -> None:
         self._base = offset
         self._since = 0
         self.drift = drift
+        self.slowest = min(drift, 0)
+        """The lowest rate that it ever had, as a drift."""
 
     @property
     def skew(self) -> int | None:
@@ -38,6 +40,7 @@ class Clock:
     def set_drift(self, drift: int, now: int) -> None:
         """From `now` on run at another rate."""
         self._base, self._since, self.drift = self.read(now), now, drift
+        self.slowest = min(drift, self.slowest)
 
     def jump(self, ahead: int, now: int) -> None:
         """Skip `ahead` >= 0 microseconds: what a machine sees that was suspended."""

@@ -12,9 +12,10 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
+from consensus import marks
 from consensus.core import NEVER, CoreView, Record
 from node import snapshot
-from node.disk import JOURNAL, SNAPSHOT, DiskError, Job, Op, Sync, SyncDirectory
+from node.disk import JOURNAL, SNAPSHOT, Append, DiskError, Job, Op, Sync, SyncDirectory
 from node.effects import Effects
 from node.journal import Journal, JournalError, Recovered, merge
 from node.protocol import Answer, Outcome
@@ -24,6 +25,7 @@ from node.snapshot import SnapshotError
 from node.state import ReplicatedState
 from sim.virtual.clock import Clock
 from sim.virtual.disk import MemoryDisk
+from sim.virtual.watched import WatchedState
 
 if TYPE_CHECKING:
     from sim.faults.running import Running
@@ -37,10 +39,22 @@ RESERVE: Final = 16384
 TURN: Final = 200
 """Microseconds from the begin of a turn until the next can begin: what a real node takes to handle what has come together, send,
 and look at its sockets again."""
-BYTES_A_MICROSECOND: Final = 100
-"""Of the bulk connection."""
+LOOK_AFTER: Final = 400_000
+"""Microseconds until somebody starts a process again that its disk has stopped."""
 
 _PEER, _CLIENT, _DONE = 0, 1, 2
+
+
+class Connect:
+    """What a client's connection says first."""
+
+
+class HangUp:
+    """What it says last."""
+
+
+CONNECT: Final = Connect()
+HANG_UP: Final = HangUp()
 _BAD_PIECE: Final = "a snapshot's piece was not what had been announced"
 
 TRAPS: Final = ("before the sync", "after the sync", "before the messages", "amid the messages")
@@ -92,6 +106,7 @@ class Host:
         self._power_rng: Random = world.streams.of(f"power/{name}")
         self.stall: Running | None = None
         """The fault that keeps every sync from returning."""
+        self.stall_journal_only = False
         self.slowness = 1
         """How many times longer than usual a sync takes."""
         self._stalled: list[tuple[int, int, list[Op], int, int]] = []
@@ -102,6 +117,7 @@ class Host:
         self._working: dict[int, bool] = {}
         self._timeline = world.timeline
         self._skew = clock.skew
+        self._told = (0, 0, 0, 0)
         self._to_peers: dict[str, Link] = {}
 
     # ------------------------------------------------------------------------------------------------ life and death
@@ -123,7 +139,15 @@ class Host:
             notes = list(recovered.notes)
             newest = snapshot.newest(self.disk, self.identity, notes)
             replica = self._replica(journal, recovered, newest)
-        except (JournalError, SnapshotError, DiskError, ValueError) as error:
+        except DiskError as error:  # it may read again another time
+            self.crashed = f"could not start: {error}"
+            self.disk.cut(
+                self._power_rng
+            )  # the machine is started again from nothing: see `World.disk_failed`
+            world.count("starts that the disk refused")
+            world.timeline.after(LOOK_AFTER, lambda host: host.look_after(), self)
+            return
+        except (JournalError, SnapshotError, ValueError) as error:
             self._lose(f"{type(error).__name__}: {error}")
             return
         if world.trace is not None:
@@ -139,6 +163,8 @@ class Host:
         self._working = {JOURNAL: False, SNAPSHOT: False}
         self.view = None
         self.applied = replica.state.applied_index
+        if self.applied < world.diverged.get(self.name, 0):
+            del world.diverged[self.name]  # its snapshot is older than that, and the log is right
         self.free_at = self.paused_until = now = world.timeline.now
         local = self.clock.read(now)
         try:
@@ -153,11 +179,21 @@ class Host:
         rng = world.streams.fresh(f"core/{self.name}/{self.life}")
         core = world.protocol.make(self.name, world.names, rng, world.plan)
         machine = world.machine.make()
-        state = ReplicatedState(machine, world.settings.max_sessions)
+        most = world.settings.max_sessions
+        if world.on_entered:
+            hooks = [partial(hook, self) for hook in world.on_entered]
+            state: ReplicatedState = WatchedState(machine, most, hooks)
+        else:
+            state = ReplicatedState(machine, most)
         recorder: Any = Recorder(self, journal)
         return Replica(
             self.name, self.identity, core, recorder, recovered, state, self.disk, newest, world.settings
         )
+
+    def look_after(self) -> None:
+        """Start the process again if it has stopped."""
+        if self.replica is None and not self.lost:
+            self.boot()
 
     def _lose(self, why: str) -> None:
         self.lost = why
@@ -205,6 +241,14 @@ class Host:
         if by is not None:
             by.bite("killed")
         self._gone("kill")
+
+    def leave(self) -> None:
+        """Ask the process to leave, as an orderly stop does: it takes no more requests and leads no more."""
+        if self.replica is not None:
+            now = self._timeline.now
+            local = self.clock.read(now)
+            self.replica.leave(local)
+            self._turn(now, local)
 
     def pause(self, until: int) -> None:
         """Handle nothing until then; what arrives waits."""
@@ -378,6 +422,8 @@ class Host:
             self.applied = applied
             for hook in world.on_applied:
                 hook(self, applied, replica.state.chain)
+        if world.trace is not None:
+            self._tell_turn()
         if effects.jobs or effects.peers:
             if self.trap is not None and self._sprung("before the messages"):
                 return
@@ -403,10 +449,35 @@ class Host:
         if due < self._timer_at:
             self._arm(due if due > self.free_at else self.free_at)
 
+    def _tell_turn(self) -> None:
+        """For a traced run: how far the log is, if that has changed, and which marks were reached."""
+        world, replica = self.world, self.replica
+        assert world.trace is not None
+        assert replica is not None
+        view = replica.core.observe()
+        reach = (view.last_index, view.durable_index, view.commit_index, replica.state.applied_index)
+        now = self._timeline.now
+        if reach != self._told:
+            self._told = reach
+            last, durable, commit, applied = reach
+            world.trace.tell(
+                now,
+                "log",
+                self.name,
+                last_index=last,
+                durable_index=durable,
+                commit_index=commit,
+                applied_index=applied,
+            )
+        for name, count in marks.reached().items():
+            if world.marks_told.get(name) != count:
+                world.marks_told[name] = count
+                world.trace.tell(now, "mark", self.name, name=name)
+
     def _from_client(self, replica: Replica, connection: Connection, what: Any, local: int) -> None:
         if connection.life != self.life:
             return
-        if what is None:
+        if what is HANG_UP:
             replica.client_gone(connection)
         elif what is CONNECT:
             replica.client_connected(connection)
@@ -454,11 +525,12 @@ class Host:
             connection.to_client(message)  # type: ignore[attr-defined]
 
     def _send_bulk(self, effects: Effects) -> None:
+        world = self.world
         for dest, message in effects.bulk:
             size = len(getattr(message, "data", b""))
             if size:
-                self.world.count("snapshot pieces")
-            self._to_peers[dest].send(message, size // BYTES_A_MICROSECOND)
+                world.count("snapshot pieces")
+            self._to_peers[dest].send(message, size * world.plan.weather.bulk // 1024)
 
     # ---------------------------------------------------------------------------------------------------------- disk
 
@@ -470,6 +542,8 @@ class Host:
             self._lanes[job.lane].append(job)
             if not self._working[job.lane]:
                 self._work(job.lane)
+                if self.replica is None:  # a trap was sprung
+                    return
 
     def _work(self, lane: int) -> None:
         """Perform what has queued up in a lane, as one write and one sync; a sync takes time, and anything may
@@ -494,6 +568,10 @@ class Host:
         try:
             if place:
                 disk.perform(ops[place - 1 : place])  # the sync for which the time has passed
+                if world.trace is not None:
+                    world.trace.tell(
+                        world.timeline.now, "sync", self.name, file=getattr(ops[place - 1], "name", "")
+                    )
             end = len(ops)
             while place < end:
                 op = ops[place]
@@ -502,13 +580,15 @@ class Host:
                     if self.trap is not None and lane == JOURNAL and self._sprung("before the sync"):
                         return
                     after = (life, lane, ops, place, number)
-                    if self.stall is not None:
+                    if self.stall is not None and (lane == JOURNAL or not self.stall_journal_only):
                         self.stall.bite("stalled syncs")
                         self._stalled.append(after)
                     else:
                         world.timeline.after(self._sync_time(lane), self._go_on, after)
                     return
                 disk.perform([op])
+                if world.trace is not None and type(op) is Append:
+                    world.trace.tell(world.timeline.now, "write", self.name, bytes=len(op.data), file=op.name)
         except DiskError as error:
             world.disk_failed(self, error)
             return
@@ -530,6 +610,7 @@ class Host:
     def unstall(self) -> None:
         """Syncs return again, those that hang first."""
         self.stall = None
+        self.stall_journal_only = False
         stalled, self._stalled = self._stalled, []
         for step in stalled:
             self.world.timeline.after(self._sync_time(step[1]), self._go_on, step)
@@ -564,7 +645,3 @@ class Host:
         if deaf:
             words.append(f"hears nothing of {', '.join(deaf)}")
         return "; ".join(words)
-
-
-CONNECT: Final = object()
-"""What a client's connection says first."""

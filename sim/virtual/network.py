@@ -35,8 +35,8 @@ class Weather:
     loss: float = 0.0
     ordered: bool = True
     """Messages of one direction arrive in the order in which they were sent, as they do on one connection."""
-    bandwidth: int = 100
-    """Bytes a microsecond, for messages of the bulk connection."""
+    bulk: int = 10
+    """Microseconds that a KiB takes on the bulk connection, on which snapshots travel."""
 
 
 @dataclass(slots=True)

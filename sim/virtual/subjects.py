@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from random import Random
@@ -43,6 +45,8 @@ class ProtocolSubject:
     name: str
     make: Callable[[NodeId, Sequence[NodeId], Random, Plan], Core]
     oracles: tuple[type[Oracle], ...] = ()
+    vital: int = 0
+    """The first so many nodes must be there for progress, and keep their disks; the others are any minority's."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -104,7 +108,8 @@ def _raft(node: NodeId, members: Sequence[NodeId], rng: Random, plan: Plan) -> C
 
 
 def protocol(spec: str) -> ProtocolSubject:
-    """`raft`, or `module:Class` with `Class(node, members, rng)`, or a `ProtocolSubject` of that name. Raises SubjectError."""
+    """`raft`, or `module:Class` with `Class(node, members, rng)`, or a `ProtocolSubject` of that name. A class that needs its
+    first members for progress says how many of them in an attribute `vital`. Raises SubjectError."""
     if spec == "raft":
         from sim.oracles.raft import RaftLog
 
@@ -117,7 +122,7 @@ def protocol(spec: str) -> ProtocolSubject:
         core: Core = found(node, members, rng)
         return core
 
-    return ProtocolSubject(spec, make)
+    return ProtocolSubject(spec, make, vital=getattr(found, "vital", 0))
 
 
 def machine(spec: str) -> MachineSubject:
@@ -138,11 +143,14 @@ def machine(spec: str) -> MachineSubject:
 
 
 def load(spec: str, what: str, builtin: str = "") -> Any:
-    """What `module:name` names. Raises SubjectError."""
+    """What `module:name` names; modules of the current folder can be named, too. Raises SubjectError."""
     module, colon, name = spec.partition(":")
     also = f"{builtin!r} or " if builtin else ""
     if not colon or not name:
         raise SubjectError(f"no {what} {spec!r}: give {also}module:Class (say examples.counter:Counter)")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
     try:
         found = importlib.import_module(module)
     except ImportError as error:

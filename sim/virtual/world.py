@@ -14,6 +14,7 @@ from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import sha256
+from random import Random
 from typing import Any
 
 from consensus import marks
@@ -21,15 +22,17 @@ from consensus.core import Core
 from node.replica import Settings
 from sim.check.history import Operation
 from sim.faults import catalogue
+from sim.faults.fault import Fault
 from sim.faults.kind import UNTIL_THE_END
 from sim.faults.lasting import trouble
 from sim.faults.running import Running
+from sim.oracles.committed import CommittedLog
 from sim.oracles.oracle import Oracle, Violation, hooks
 from sim.oracles.standard import STANDARD
 from sim.virtual import subjects
 from sim.virtual.client import Client
 from sim.virtual.clock import Clock
-from sim.virtual.host import TURN, Host
+from sim.virtual.host import LOOK_AFTER, TURN, Host
 from sim.virtual.judge import judge
 from sim.virtual.network import Link, Network
 from sim.virtual.plan import Plan
@@ -100,26 +103,37 @@ class World:
         self.streams = Streams(plan.seed)
         self.protocol = subjects.protocol(plan.protocol)
         self.machine = subjects.machine(plan.machine)
-        self.settings = Settings(**plan.settings)
+        try:
+            self.settings = Settings(**plan.settings)
+        except TypeError as error:
+            raise subjects.SubjectError(f"settings: {error}") from None
         self.coded = plan.coded
         self.names = [f"n{number}" for number in range(1, plan.nodes + 1)]
+        # What is wrong with its options must show here, not as nodes that cannot start.
+        self.protocol.make(self.names[0], self.names, Random(0), plan)
         places = plan.domains
         self.power = PowerTree({name: places[k % len(places)] for k, name in enumerate(self.names)})
         self.messages = 0
         self.dropped = 0
         self.turns = 0
+        self.marks_told: dict[str, int] = {}
         self.ledger = array("Q")
         """Every message that arrived: its time and its link. The cheap half of the trace hash."""
         self.notes: Counter[str] = Counter()
         self.history: list[Operation] = []
         self.excused: dict[str, str] = {}
         """Nodes of which something was damaged on purpose, with what."""
+        self.diverged: dict[str, int] = {}
+        """Nodes whose state was made to diverge, and behind which index: what they tell clients is not held against
+        the others."""
         self.core_error = ""
         self.phase = "faults"
 
         catalogue.check(plan.schedule)
         kinds = [*STANDARD, *self.protocol.oracles]
         kinds += [subjects.load(spec, "oracle") for spec in plan.oracles]
+        if not any(hasattr(kind, "log") for kind in kinds):
+            kinds.append(CommittedLog)
         self.oracles: list[Oracle] = [kind(self) for kind in kinds]
         self.on_formatted = hooks(self.oracles, "formatted")
         self.on_recovered = hooks(self.oracles, "recovered")
@@ -130,6 +144,7 @@ class World:
         self.on_down = hooks(self.oracles, "went_down")
         self.on_changed = hooks(self.oracles, "changed")
         self.on_applied = hooks(self.oracles, "applied")
+        self.on_entered = hooks(self.oracles, "entered")
         self.on_replied = hooks(self.oracles, "replied")
         self.on_invoked = hooks(self.oracles, "invoked")
         self.on_returned = hooks(self.oracles, "returned")
@@ -186,6 +201,21 @@ class World:
         return result
 
     def _play(self, result: Result) -> None:
+        self.begin()
+        self.timeline.run(self.plan.duration)
+        for running in self.running:
+            self.calm(running)
+        if self.plan.over_budget and len(self.lost()) > (len(self.names) - 1) // 2:
+            self._too_few()
+        else:
+            if self.plan.quorum:
+                result.recovery_us = self._quorum_only()
+            self._all_healed()
+        self._judge()
+
+    def begin(self) -> None:
+        """Format and boot every node, and set the schedule's faults. For whoever drives a world step by step instead of by `run`:
+        then let time pass with `timeline.run`, and end with `settle`. All of them raise what `verdicts` names."""
         self._tell_phase("faults", "faults by the schedule")
         for host in self.hosts.values():
             for hook in self.on_formatted:
@@ -194,17 +224,31 @@ class World:
         for running in self.running:
             self.timeline.at(running.fault.at, self._begin, running)
             if running.fault.until > running.fault.at:
-                self.timeline.at(running.fault.until, self._end, running)
-        self.timeline.run(self.plan.duration)
+                self.timeline.at(running.fault.until, self.calm, running)
+
+    def settle(self) -> None:
+        """End every fault, repair everything, demand that all nodes become alike, and judge the whole run."""
         for running in self.running:
-            self._end(running)
-        if self.plan.over_budget:
-            self._heal()
-            self.timeline.run(self.timeline.now + self.plan.quorum)
-        else:
-            if self.plan.quorum:
-                result.recovery_us = self._quorum_only()
-            self._all_healed()
+            self.calm(running)
+        self._all_healed()
+        self._judge()
+
+    def inject(self, fault: Fault) -> Running:
+        """Begin a fault now, whatever its times say; `calm` ends it."""
+        catalogue.check([fault])
+        running = Running(self, fault)
+        self.running.append(running)
+        self._begin(running)
+        return running
+
+    def calm(self, running: Running) -> None:
+        """End a fault's course, if it still goes on."""
+        course = running.course
+        if course is not None:
+            course.close()
+            self._ended(running)
+
+    def _judge(self) -> None:
         judge(self)
         for hook in hooks(self.oracles, "finished"):
             hook()
@@ -230,12 +274,6 @@ class World:
         if wait < UNTIL_THE_END:
             self.timeline.after(wait, self._step, running)
 
-    def _end(self, running: Running) -> None:
-        course = running.course
-        if course is not None:
-            course.close()
-            self._ended(running)
-
     def _ended(self, running: Running) -> None:
         running.course = None
         if self.trace is not None:
@@ -253,7 +291,8 @@ class World:
             host.trap = None
             host.resume()
             host.unstall()
-            host.boot()
+            host.disk.clear()
+            host.look_after()
 
     def _quorum_only(self) -> int:
         """Heal a drawn majority, leave everybody else in trouble for good, and demand progress. How long that took, in us."""
@@ -265,15 +304,21 @@ class World:
             raise Violation(
                 "budget", f"only {len(alive)} of {len(self.names)} nodes are left: {self.lost()}", []
             )
-        healthy = sorted(rng.sample(alive, need))
+        # Those whose state has diverged go on voting, and never lead: progress is promised by a majority of the others.
+        sound = [name for name in alive if name not in self.diverged]
+        if len(sound) < need:
+            self.notes["a diverged state had spread by a snapshot"] += 1
+            return 0
+        vital = self.names[: self.protocol.vital]
+        drawn = [name for name in rng.sample(sound, need) if name not in vital]
+        healthy = sorted([*vital, *drawn][:need])
         words = []
-        for name in alive:
-            if name not in healthy:
+        for name in self.names:
+            if name not in healthy and not self.hosts[name].lost:
                 words.append(f"{name} {trouble(self, name, healthy, rng)}")
         self._tell_phase("quorum", f"healthy: {', '.join(healthy)}; {', '.join(words)}")
-        for client in (
-            self.clients
-        ):  # it must ask for something, and be able to find the majority, whoever else keeps silent
+        for client in self.clients:
+            # It must ask for something, and be able to find the majority, whoever else keeps silent.
             client.leader = rng.choice(healthy)
             client.load = dataclasses.replace(client.load, sleep=0.0)
             self.timeline.after(rng.randrange(5_000), lambda who: who.act_once(), client)
@@ -291,6 +336,19 @@ class World:
         took = self.timeline.now - began
         self.timeline.run(max(self.timeline.now, began + self.plan.quorum))
         return took
+
+    def _too_few(self) -> None:
+        """More nodes are lost than the protocol survives: each of them has said so, and nothing may be promised any more."""
+        self._heal()
+        self._tell_phase("lost", f"a majority is lost: {self.lost()}")
+        self.timeline.run(self.timeline.now + 1_000_000)  # what was on its way may still arrive
+        before = sum(client.done for client in self.clients)
+        self.timeline.run(self.timeline.now + max(self.plan.quorum, 1_000_000))
+        if sum(client.done for client in self.clients) > before:
+            raise Violation(
+                "loss is reported", f"writes are acknowledged without a majority; lost: {self.lost()}"
+            )
+        self.notes["runs that reported their loss"] += 1
 
     def _all_healed(self) -> None:
         self._heal()
@@ -357,6 +415,12 @@ class World:
             if fields["role"] == "leader":
                 self.notes["leaders"] += 1
             return
+        if name == "installed" and self.diverged:
+            # Another state altogether: as good or as bad as that of whoever gave it.
+            self.diverged.pop(host.name, None)
+            if host.view is not None and host.view.leader in self.diverged:
+                self.diverged[host.name] = fields["index"]
+                self.excused[host.name] = f"a snapshot of {host.view.leader}, which had diverged"
         self.notes[name] += 1
         if self.trace is not None:
             self.trace.tell(self.timeline.now, "event", host.name, name=name, fields=fields)
@@ -373,15 +437,12 @@ class World:
         host.kill()
 
     def disk_failed(self, host: Host, error: Exception) -> None:
-        """A disk refused: the node stops and says so. Somebody looks after it and starts it again."""
+        """A disk refused: the node stops and says so. Somebody looks after it, and starts the machine again from nothing: after a
+        failed fsync the kernel may show bytes that the disk does not have, and only a restart of the machine tells them apart."""
         self.notes["nodes stopped by their disk"] += 1
         host.crashed = f"stopped: {error}"
-        host.kill()
-        self.timeline.after(400_000, self._look_after, host)
-
-    def _look_after(self, host: Host) -> None:
-        if host.replica is None and not host.lost:
-            host.boot()
+        host.cut_power()
+        self.timeline.after(LOOK_AFTER, lambda node: node.look_after(), host)
 
     def tell_sent(self, number: int, link: Link, message: Any) -> None:
         """For a traced run: a message is on its way."""

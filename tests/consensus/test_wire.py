@@ -59,7 +59,8 @@ def messages(cls: type) -> Any:
 
 
 def test_every_message_class_is_in_the_table_once() -> None:
-    assert sorted(wire.kinds().values()) == [cls.__name__ for cls in MESSAGES]
+    ours = {kind: name for kind, name in wire.kinds().items() if kind < 100}
+    assert sorted(ours.values()) == [cls.__name__ for cls in MESSAGES]
     assert len(MESSAGES) > 20
 
 
@@ -72,6 +73,20 @@ def test_a_message_comes_out_as_it_went_in(cls: type) -> None:
         assert wire.kinds()[wire.kind_of(message)] == cls.__name__
 
     law()
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_the_compiled_decoder_says_the_same_as_the_checks_of_the_fields(data: Any) -> None:
+    cls, decoder, checks, names = data.draw(
+        st.sampled_from([wire._by_kind[kind] for kind in sorted(wire.kinds()) if kind < 100])
+    )
+    hints = get_type_hints(cls)
+    fields = [data.draw(values(hints[name]) | plain) for name in names]
+    message = decoder([0, *fields])
+    assert (message is not None) == all(check(field) for check, field in zip(checks, fields, strict=True))
+    if message is not None:
+        assert [getattr(message, name) for name in names] == fields
 
 
 @given(st.binary(max_size=200))

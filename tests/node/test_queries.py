@@ -37,19 +37,52 @@ def test_any_is_answered_at_once_even_before_the_first_barrier() -> None:
 
 def test_a_linearizable_query_waits_for_a_barrier_that_was_asked_after_it_arrived() -> None:
     one = desk()
+    one.add("a", query(1, LINEARIZABLE), 9)
     before = one.wants_barrier(10)
     assert before is not None
-    one.add("a", query(1, LINEARIZABLE), 11)
+    assert not one.lazy
+    one.add("a", query(2, LINEARIZABLE), 11)
     assert one.wants_barrier(12) is None, "one barrier at a time"
     one.passed(before, 3)
     one.caught_up(3, 13)
-    assert ready(one, 13) == [], "that barrier was asked before the query arrived"
+    assert ready(one, 13) == [1], "that barrier was asked before the second query arrived"
     after = one.wants_barrier(14)
     assert after is not None
     one.passed(after, 3)
     one.caught_up(3, 15)
-    assert ready(one, 15) == [1]
+    assert ready(one, 15) == [2]
     assert one.age(20) == 6, "counted from when the barrier was asked for"
+
+
+def test_a_query_does_not_wait_for_a_lazy_barrier_but_has_its_own_at_once() -> None:
+    one = desk()
+    lazy = one.wants_barrier(10)
+    assert lazy is not None
+    assert one.lazy
+    assert one.wants_barrier(11) is None, "nobody waits"
+    one.add("a", query(1, LINEARIZABLE), 12)
+    assert one.deadline() <= 12
+    own = one.wants_barrier(12)
+    assert own not in (None, lazy)
+    assert not one.lazy
+    assert own is not None
+    one.passed(lazy, 3)
+    one.caught_up(3, 13)
+    assert (ready(one, 13), one.age(13)) == ([], None), "it was given up for the query's own"
+    one.passed(own, 3)
+    one.caught_up(3, 14)
+    assert (ready(one, 14), one.age(14)) == ([1], 2)
+
+
+def test_a_lazy_barrier_gives_an_age_counted_from_when_it_was_asked_for() -> None:
+    one = desk()
+    token = one.wants_barrier(10)
+    assert token is not None
+    one.passed(token, 0)
+    one.caught_up(0, 50_000)
+    assert one.age(50_000) == 49_990
+    one.add("a", query(1, BOUNDED, max_age=60_000), 50_000)
+    assert ready(one, 50_000) == [1]
 
 
 def test_a_barrier_releases_nothing_before_the_state_has_reached_its_index() -> None:
@@ -233,6 +266,7 @@ _step = st.one_of(
     st.tuples(st.just("ask"), st.sampled_from([ANY, BOUNDED, LINEARIZABLE]), st.integers(0, 300)),
     st.tuples(st.just("barrier")),
     st.tuples(st.just("pass"), st.integers(0, 3)),
+    st.tuples(st.just("late answer")),
     st.tuples(st.just("refuse")),
     st.tuples(st.just("apply"), st.integers(0, 3)),
     st.tuples(st.just("answer")),
@@ -244,10 +278,12 @@ _step = st.one_of(
 @given(st.lists(st.tuples(st.integers(0, 120), _step), max_size=60))
 def test_whatever_happens_no_query_is_lost_and_every_answer_keeps_what_was_asked(steps: list) -> None:
     """Against a model that knows only when each query came, and when the barriers were asked for that the state has reached."""
-    one = desk(capacity=6)
+    one = QueryDesk(6, 150, FRESH, 0)
     now = request = commit = applied = 0
     open_: dict[int, tuple[int, Query]] = {}
     asked: tuple[int, int] | None = None  # token, when
+    lazy = False  # nobody waited when it was asked for
+    given_up: list[int] = []  # tokens of lazy barriers, in whose place another one was asked for
     came_back: list[tuple[int, int]] = []  # when it was asked, index
     for wait, step in steps:
         now += wait
@@ -261,13 +297,17 @@ def test_whatever_happens_no_query_is_lost_and_every_answer_keeps_what_was_asked
         elif step[0] == "barrier":
             token = one.wants_barrier(now)
             if token is not None:
-                assert asked is None
-                asked = (token, now)
+                if asked is not None:
+                    assert lazy, "one barrier at a time"
+                    given_up.append(asked[0])
+                asked, lazy = (token, now), one.lazy
         elif step[0] == "pass" and asked is not None:
             commit += step[1]
             one.passed(asked[0], commit)
             came_back.append((asked[1], commit))
             asked = None
+        elif step[0] == "late answer" and given_up:
+            one.passed(given_up.pop(), commit)
         elif step[0] == "refuse" and asked is not None:
             one.refused(asked[0], Refusal(RefusalCode.NO_QUORUM, "x"), now)
             asked = None
@@ -287,3 +327,5 @@ def test_whatever_happens_no_query_is_lost_and_every_answer_keeps_what_was_asked
             for _, refused in one.give_up(now):
                 assert now - open_.pop(refused.request)[0] >= 400
         assert len(one) == len(open_)
+        remembered, one._due = one.deadline(), None
+        assert one.deadline() == remembered, "a change has not moved the deadline"

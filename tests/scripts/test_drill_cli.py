@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+
+from sim import scenario
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,6 +125,13 @@ def test_a_run_in_which_nothing_bit_is_void_and_not_passed(tmp_path: Path) -> No
         (["run", "quick", "--ratings", "/nonexistent/ratings.csv"], "/nonexistent/ratings.csv"),
         (["run", "quick", "--seed", "-1"], "--seed"),
         (["run", "quick", "--synthetic", "--ratings", "x"], "exclude each other"),
+        (["run", "bridge", "--synthetic"], "has a key-value load"),
+        (["run", "bridge", "--links", "string"], "--links"),
+        (["run", "quick", "--world", "virtual", "--synthetic"], "belong to --world local"),
+        (
+            ["run", "bridge", "--world", "virtual", "--links", "namespaces"],
+            "--links belongs to --world local",
+        ),
     ],
 )
 def test_bad_input_is_named_and_exits_with_two(arguments: list[str], words: str) -> None:
@@ -132,4 +144,116 @@ def test_bad_input_is_named_and_exits_with_two(arguments: list[str], words: str)
 def test_list_names_the_shipped_scenarios() -> None:
     done = drill("list", "--json")
     assert done.returncode == 0
-    assert {"default", "quick", "blackout"} <= set(json.loads(done.stdout))
+    known = {"default", "quick", "blackout", "bridge", "one-way", "majorities-ring"}
+    assert known <= set(json.loads(done.stdout))
+
+
+def test_a_delay_is_refused_for_namespaces_before_anything_starts(tmp_path: Path) -> None:
+    plan = tmp_path / "slow.toml"
+    plan.write_text(
+        '[workload]\nmachine = "kv"\n[[faults]]\nat_s = 1\nfor_s = 4\nkind = "delay"\ndelay_ms = 5\n',
+        encoding="utf-8",
+    )
+    out = tmp_path / "run"
+    done = drill("run", str(plan), "--links", "namespaces", "--out", str(out))
+    assert done.returncode == 2
+    assert "[[faults]] number 1: delay needs the kernel's netem" in done.stderr
+    assert not out.exists()
+
+
+def test_clean_leaves_nothing_to_clean(tmp_path: Path) -> None:
+    assert drill("clean").returncode in (0, 2)  # 2: leftovers there, and no right to remove them
+    done = drill("clean", "--json")
+    assert (json.loads(done.stdout) == {"removed": []}) is (done.returncode == 0)
+
+
+PARTITION = """
+title = "the leader of three is not heard for two seconds"
+
+[cluster]
+nodes = 3
+domains = 3
+
+[workload]
+machine = "kv"
+clients = 4
+
+[[faults]]
+at_s = 0.5
+for_s = 2.2
+kind = "partition"
+shape = "leader:out"
+
+[require]
+max_progress_ms = 2000
+"""
+
+
+def test_a_drill_with_a_partition_counts_what_it_dropped_and_is_judged_by_log_and_without_it(
+    tmp_path: Path,
+) -> None:
+    plan = tmp_path / "cut.toml"
+    plan.write_text(PARTITION, encoding="utf-8")
+    out = tmp_path / "run"
+    done = drill("run", str(plan), "--seed", "5", "--out", str(out), "--json")
+    verdict = verdict_of(done)
+    checks = {check["name"]: check for check in verdict["checks"]}
+    assert done.returncode == 0, [check for check in verdict["checks"] if not check["passed"]] or verdict[
+        "void_reasons"
+    ]
+    (fault,) = verdict["faults"]
+    assert fault["bit"]
+    assert fault["counts"]["dropped_bytes"] > 0
+    assert fault["pairs"] == [f"{fault['leader']}>n{n}" for n in (1, 2, 3) if f"n{n}" != fault["leader"]]
+    dropped = {
+        f"{row['sender']}>{row['receiver']}": row.get("dropped_bytes", 0) for row in fault["by_direction"]
+    }
+    assert all(dropped[pair] > 0 for pair in fault["pairs"])
+    assert 2_200_000 <= fault["until_us"] - fault["at_us"] < 6_000_000
+    assert checks["progress_during_faults"]["counted"] == checks["progress_after_heals"]["counted"] == 1
+    assert checks["general_linearizable"]["counted"] > 50
+    assert verdict["linearizable"] is verdict["digests_equal"] is True
+    assert "dropped bytes" in (out / "report.html").read_text(encoding="utf-8")
+    assert left_behind(out) == []
+
+
+def script() -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location("drill_script", ROOT / "scripts/drill.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_virtual_world_is_given_scenario_seed_and_folder_and_gives_the_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+
+    def run(*arguments: Any) -> dict[str, Any]:
+        told.extend(arguments)
+        return {"passed": True}
+
+    fake = types.ModuleType("sim.virtual.drill")
+    fake.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sim.virtual.drill", fake)
+    plan = scenario.load("bridge")
+    assert script().run_virtual(plan, 7, tmp_path) == {"passed": True}
+    assert told == [plan, 7, tmp_path]
+
+
+def test_a_scenario_that_the_virtual_world_refuses_exits_with_two_and_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*arguments: Any) -> dict[str, Any]:
+        raise scenario.ScenarioError("quality on MovieLens cannot be had on virtual time")
+
+    fake = types.ModuleType("sim.virtual.drill")
+    fake.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sim.virtual.drill", fake)
+    done = CliRunner().invoke(
+        script().main, ["run", "default", "--world", "virtual", "--out", str(tmp_path / "run"), "--json"]
+    )
+    assert done.exit_code == 2
+    assert "quality on MovieLens" in done.output

@@ -9,12 +9,18 @@ import pytest
 from sim import scenario
 from sim.scenario import ScenarioError
 
+BRIDGE = 'kind = "partition"\nshape = "bridge"'
+
+
+def fault(keys: str, at_s: float = 1, for_s: float = 4) -> str:
+    return f"[[faults]]\nat_s = {at_s}\nfor_s = {for_s}\n{keys}\n"
+
 
 @pytest.mark.parametrize("name", scenario.names())
-def test_every_shipped_scenario_loads_and_cuts_something(name: str) -> None:
+def test_every_shipped_scenario_loads_and_breaks_something(name: str) -> None:
     plan = scenario.load(name)
     assert plan.name == name
-    assert plan.cuts
+    assert plan.cuts or plan.faults
     assert plan.require.min_cuts <= len(plan.cuts)
 
 
@@ -38,6 +44,33 @@ def test_the_default_cuts_every_domain_and_holds_quality_against_the_reference()
         ('[[cuts]]\nat_s = 2\ndark_s = 1\ndomain = "A"\n[[cuts]]\nat_s = 1\ndark_s = 1\ndomain = "B"', "in the order of at_s"),
         ("[rank]\nany = 0.9", "must make 1"),
         ("cuts = 3", "cuts must be tables"),
+        ("faults = 3", "faults must be tables"),
+        ('[workload]\nmachine = "kvs"', "machine must be one of ranking, kv, not 'kvs'"),
+        ('[workload]\nmachine = "kv"', "a key-value load has no end of its own"),
+        ('[workload]\nany = 0.9', "[workload] any + bounded + linearizable must make 1"),
+        ('[workload]\nread = 1.5', "shares, from 0 to 1"),
+        ('[workload]\nmachine = "kv"\nkeys = 0', "must be more than 0"),
+        ("[[faults]]\nat_s = 1", "missing for_s, kind"),
+        (fault('kind = "partiton"'), "number 1: unknown kind 'partiton'; did you mean 'partition'?"),
+        (fault('kind = "partition"'), "a partition needs a shape (one, leader, "),
+        (fault('kind = "partition"\nshape = "brigde"'), "no partition shape 'brigde'; did you mean 'bridge'?"),
+        (fault('kind = "partition"\nshape = "bridge:up"'), "a direction is 'out' or 'in'"),
+        (fault('kind = "partition"\nshape = "bridge"\npairs = ["n1>n2"]'), "shape and pairs exclude each other"),
+        (fault('kind = "partition"\npairs = ["n1-n2"]'), "'n1-n2' is no direction; write sender>receiver"),
+        (fault('kind = "partition"\npairs = ["n1>n6"]'), "two of n1, n2, n3, n4, n5, leader, outside"),
+        (fault('kind = "partition"\npairs = ["n1>n1"]'), "is no direction"),
+        (fault('kind = "partition"\npairs = [3]'), "pairs must be a list of texts"),
+        (fault('kind = "partition"\nshape = "bridge"\ndelay_ms = 3'), "delay_ms goes with delay, not with partition"),
+        (fault('kind = "pause"\nshape = "bridge"'), "shape goes with partition, delay, rate, not with pause"),
+        (fault('kind = "pause"\nnode = "n9"'), "node must be one of leader, follower, any, n1"),
+        (fault('kind = "kill"'), "node must be one of leader"),
+        (fault('kind = "delay"'), "a delay needs delay_ms or jitter_ms"),
+        (fault('kind = "rate"'), "a rate needs kbytes_per_s"),
+        (fault('kind = "pause"\nnode = "any"', for_s=0), "for_s must be more than 0"),
+        (fault('kind = "pause"\nnode = "any"', for_s=2), "for_s must be longer than [require] max_progress_ms"),
+        (fault('kind = "pause"\nnode = "n1"', 5) + fault('kind = "pause"\nnode = "n1"', 1), "[[faults]] must stand in the order"),
+        (fault(BRIDGE, 1) + fault(BRIDGE, 4), "number 2 begins at 4 s, before number 1 ends at 5 s"),
+        (fault('kind = "pause"\nnode = "n1"', 1) + fault('kind = "kill"\nnode = "n2"', 4), "processes must not overlap"),
         ("cluster = 3", "[cluster] must be a table"),
         ("a = [", "not TOML"),
     ],
@@ -59,3 +92,46 @@ def test_an_unknown_name_is_answered_with_the_nearest_known_one() -> None:
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="cannot be read"):
         scenario.load(str(tmp_path / "none.toml"))
+
+
+def written(tmp_path: Path, text: str) -> scenario.Scenario:
+    path = tmp_path / "s.toml"
+    path.write_text(text, encoding="utf-8")
+    return scenario.load(str(path))
+
+
+def test_faults_of_different_kinds_may_overlap_and_short_ones_may_be_excused(tmp_path: Path) -> None:
+    plan = written(
+        tmp_path,
+        fault('kind = "delay"\ndelay_ms = 5', 1, 10)
+        + fault('kind = "partition"\npairs = ["leader>outside", "n2>n1"]', 2, 2)
+        + fault('kind = "pause"\nnode = "any"\nprogress = false', 3, 1),
+    )
+    assert [item.kind for item in plan.faults] == ["delay", "partition", "pause"]
+    assert plan.faults[1].pairs == ("leader>outside", "n2>n1")
+
+
+def test_progress_is_demanded_where_a_shape_leaves_a_quorum_whatever_is_drawn(tmp_path: Path) -> None:
+    text = "".join(
+        fault(keys, 10 * place)
+        for place, keys in enumerate(
+            [
+                'kind = "partition"\nshape = "bridge:in"',
+                'kind = "partition"\nshape = "everyone"',
+                'kind = "partition"\npairs = ["n1>n2"]',
+                'kind = "delay"\ndelay_ms = 5',
+                'kind = "rate"\nkbytes_per_s = 5',
+                'kind = "kill"\nnode = "leader"',
+            ]
+        )
+    )
+    assert [item.quorum for item in written(tmp_path, text).faults] == [True, False, False, True, False, True]
+
+
+def test_with_faults_and_no_cuts_nothing_is_required_of_cuts_unless_it_is_said(tmp_path: Path) -> None:
+    plain = written(tmp_path, fault(BRIDGE))
+    assert (plain.require.min_cuts, plain.require.leader_cut, plain.require.min_writes_per_s) == (0, False, 0)
+    said = written(tmp_path, fault(BRIDGE) + "[require]\nmin_cuts = 2\n")
+    assert said.require.min_cuts == 2
+    both = written(tmp_path, fault(BRIDGE) + '[[cuts]]\nat_s = 1\ndark_s = 1\ndomain = "A"\n')
+    assert both.require.min_cuts == 3

@@ -102,8 +102,8 @@ class Solo:
         self.take()
         return refusal
 
-    def read(self, token: int) -> None:
-        self.core.read(token, self.clock, self.out)
+    def read(self, token: int, lazy: bool = False) -> None:
+        self.core.read(token, self.clock, self.out, lazy)
         self.take()
 
     def said(self, kind: type[T], lists: str = "now wait") -> list[tuple[str, T]]:

@@ -81,7 +81,7 @@ class ScriptedCore:
         self._fill(out)
         return self.refusal
 
-    def read(self, token: Token, now: int, out: Out) -> None:
+    def read(self, token: Token, now: int, out: Out, lazy: bool = False) -> None:
         self.asked.append(token)
 
     def persisted(self, ticket: int, now: int, out: Out) -> None:

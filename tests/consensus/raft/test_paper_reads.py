@@ -85,6 +85,77 @@ def test_a_lost_round_is_answered_with_the_next_heartbeat() -> None:
     assert beat.round == 1
 
 
+def test_a_lazy_barrier_sends_nothing_and_rides_on_the_next_heartbeat() -> None:
+    solo = Solo()
+    solo.lead()
+    solo.read(7, lazy=True)
+    solo.give("n3", ReadRequest(1, 50, lazy=True))
+    assert solo.said(AppendEntries, "now") == []
+    solo.expire()
+    assert {(dest, m.round) for dest, m in solo.said(AppendEntries, "now")} == {("n2", 1), ("n3", 1)}
+    assert solo.reads == []
+    solo.ack("n2", 1, read_round=1)
+    assert solo.reads == [(7, 1)]
+    assert solo.said(ReadReply, "now") == [("n3", ReadReply(1, 50, True, 1))]
+
+
+def test_a_lazy_barrier_rides_on_entries_too_and_an_answer_to_what_was_sent_before_is_none() -> None:
+    solo = Solo()
+    solo.lead()
+    solo.read(7, lazy=True)
+    solo.ack("n2", 1, read_round=0)
+    solo.propose(b"x")
+    assert {m.round for _, m in solo.said(AppendEntries, "now")} == {1}
+    solo.ack("n2", 1, read_round=0)
+    assert solo.reads == []
+    solo.ack("n2", 2, read_round=1)
+    assert solo.reads == [(7, 1)], "the commit index of when the round began"
+
+
+def test_an_urgent_barrier_takes_the_lazy_ones_along() -> None:
+    solo = Solo()
+    solo.lead()
+    solo.read(7, lazy=True)
+    solo.read(8)
+    assert {m.round for _, m in solo.said(AppendEntries, "now")} == {1}
+    solo.ack("n2", 1, read_round=1)
+    assert solo.reads == [(7, 1), (8, 1)]
+
+
+def test_a_lazy_barrier_of_the_only_member_comes_with_its_heartbeat() -> None:
+    solo = Solo(("n1",))
+    solo.expire()
+    solo.sync()
+    solo.sync()
+    solo.read(7, lazy=True)
+    assert solo.reads == []
+    solo.expire()
+    assert solo.reads == [(7, 1)]
+
+
+def test_a_lazy_barrier_waits_for_the_first_commit_of_the_term_and_is_refused_with_the_leadership() -> None:
+    solo = Solo()
+    solo.lead(commit=False)
+    solo.read(7, lazy=True)
+    solo.expire()
+    assert {m.round for _, m in solo.said(AppendEntries, "now")} == {0}
+    solo.append("n2", 2, 0, 0)
+    assert [token for token, _ in solo.refused] == [7]
+
+
+def test_a_follower_says_that_its_question_is_lazy_and_waits_a_heartbeat_longer_for_the_answer() -> None:
+    solo = Solo()
+    solo.follow(3)
+    solo.read(7, lazy=True)
+    assert solo.said(ReadRequest, "now") == [("n2", ReadRequest(3, 7, True))]
+    for _ in range(4):  # the leader is not silent
+        solo.later(ELECTION // 4)
+        solo.append("n2", 3, 0, 0)
+    assert solo.refused == []
+    solo.later(Timing().heartbeat)
+    assert [token for token, _ in solo.refused] == [7]
+
+
 def test_a_peer_that_is_still_probed_takes_part_in_a_round() -> None:
     solo = Solo()
     solo.lead(commit=False)

@@ -247,6 +247,42 @@ def test_a_peer_that_is_probed_gets_one_message_until_it_answers_and_then_heartb
     assert [(m.prev_index, len(m.entries)) for _, m in solo.said(AppendEntries)] == [(0, 3)]
 
 
+def test_what_reaches_every_peer_counts_as_a_heartbeat() -> None:
+    solo = Solo()
+    solo.lead()
+    solo.later(HEARTBEAT - 1_000)
+    solo.quiet()
+    solo.propose(b"x")
+    solo.quiet()
+    solo.later(HEARTBEAT - 1_000)
+    assert solo.said(AppendEntries, "now") == []
+    solo.later(1_000)
+    assert {dest for dest, _ in solo.said(AppendEntries, "now")} == {"n2", "n3"}
+
+
+def test_entries_that_reach_not_every_peer_are_no_heartbeat() -> None:
+    solo = Solo()
+    solo.lead(commit=False)
+    solo.ack("n2", 1)  # n3 is still probed: it hears nothing between heartbeats
+    solo.later(HEARTBEAT - 1_000)
+    solo.quiet()
+    solo.propose(b"x")
+    assert {dest for dest, _ in solo.said(AppendEntries, "now")} == {"n2"}
+    solo.later(1_000)
+    assert "n3" in {dest for dest, _ in solo.said(AppendEntries, "now")}
+
+
+def test_a_leader_that_is_never_quiet_looks_at_its_majority_all_the_same() -> None:
+    solo = Solo()
+    solo.lead()
+    for _ in range(20):  # nobody answers
+        solo.later(HEARTBEAT // 2)
+        if solo.core.role == Role.LEADER:
+            solo.propose(b"x")
+            solo.sync()
+    assert solo.core.role != Role.LEADER
+
+
 def test_lost_entries_are_sent_again_after_the_next_heartbeat() -> None:
     solo = Solo()
     solo.lead()

@@ -183,3 +183,17 @@ def test_keys_and_control_are_not_for_others(made: layout.Cluster) -> None:
     for path in (made.folder / "ca" / "ca-key.pem", made.node_folder("n1") / "key.pem"):
         assert path.stat().st_mode & 0o077 == 0
     assert tomllib.loads((made.folder / "cluster.toml").read_text())["version"] == 1
+
+
+def test_in_namespaces_nodes_and_clients_dial_the_nodes_own_addresses(tmp_path: Path) -> None:
+    cluster = layout.create(
+        tmp_path / "c", 3, 3, settings={"storage": {"reserve_bytes": 0}}, network="namespaces"
+    )
+    assert layout.load(tmp_path / "c") == cluster
+    made, _ = config.load(cluster.node_folder("n2") / "config.toml")
+    assert str(made.listen) == f"10.77.2.2:{cluster.node('n2').listen}"
+    assert [member.address for member in made.members] == [member.address for member in cluster.members()]
+    assert made.http is not None
+    assert made.http.is_loopback
+    with pytest.raises(ClusterError, match="unknown links 'string'; there are: relay, namespaces"):
+        layout.create(tmp_path / "d", 3, 3, network="string")

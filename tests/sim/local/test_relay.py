@@ -9,12 +9,13 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import trio
 
 from sim.local import relay as relay_module
+from sim.local.links import Toll
 from sim.local.relay import DARK_WINDOW, OUTSIDE, Link, Relay
 
 LINGER_RESET = struct.pack("ii", 1, 0)
@@ -335,3 +336,197 @@ def test_a_port_that_is_taken_is_named_and_no_other_stays_open() -> None:
         with pytest.raises(OSError, match=rf"port {world.ports[2]} \(link outside>n2\)"):
             world.relay.bind()
         socket.create_server(("127.0.0.1", world.ports[0])).close()
+
+
+# ------------------------------------------------------------------------------------------------ faults by label
+
+
+async def test_bytes_lost_one_way_are_counted_to_their_fault_and_direction_and_to_no_other(
+    world: World,
+) -> None:
+    async with listening(world.target) as listener:
+        dialled, accepted = await pair(world, listener)
+        other, other_end = await pair(world, listener, "n3")
+        world.relay.block("bridge", [("n1", "n2")])
+        await dialled.send_all(b"x" * 700)
+        await accepted.send_all(b"heard")
+        await other.send_all(b"apart")
+        with trio.fail_after(5):
+            assert await dialled.receive_some() == b"heard"
+            assert await other_end.receive_some() == b"apart"
+        assert await hears_nothing(accepted)
+        tolls = world.relay.tolls("bridge")
+        assert {pair: toll.as_json() for pair, toll in tolls.items()} == {
+            ("n1", "n2"): {"dropped_bytes": 700, "connections_killed": 1}
+        }
+        assert world.relay.tolls("another") == {}
+
+
+async def test_a_connection_that_one_fault_killed_stays_its_own_when_the_next_fault_comes(
+    world: World,
+) -> None:
+    async with listening(world.target) as listener:
+        dialled, _ = await pair(world, listener)
+        world.relay.block("first", [("n1", "n2")])
+        world.relay.lift("first")
+        world.relay.block("second", [("n1", "n2")])
+        await dialled.send_all(b"x" * 40)
+        await dialled.aclose()
+        await until(lambda: world.relay.counts["n1>n2"].swallowed_ends == 1)
+        assert world.relay.tolls("first")["n1", "n2"].as_json() == {
+            "dropped_bytes": 40,
+            "connections_killed": 1,
+            "ends_swallowed": 1,
+        }
+        assert not world.relay.tolls("second")["n1", "n2"].bit
+
+
+@pytest.mark.parametrize("way", [("n1", "n2"), ("n2", "n1")])
+async def test_rule_4_a_dial_is_swallowed_whichever_direction_is_cut_and_counted_to_the_fault(
+    world: World, way: tuple[str, str]
+) -> None:
+    async with listening(world.target) as listener:
+        world.relay.block("one way", [way])
+        dialled = await world.dial()
+        await dialled.send_all(b"anyone?")
+        assert await hears_nothing(dialled)
+        world.relay.lift("one way")
+        assert await hears_nothing(dialled, 0.02)
+        toll = world.relay.tolls("one way")["n1", "n2"]
+        assert (toll.dials_swallowed, toll.dropped_bytes) == (1, len(b"anyone?"))
+        await pair(world, listener)
+
+
+async def test_two_faults_on_one_direction_open_it_only_when_both_are_lifted(world: World) -> None:
+    async with listening(world.target) as listener:
+        world.relay.block("a", [("n1", "n2")])
+        world.relay.block("b", [("n1", "n2")])
+        assert await hears_nothing(await world.dial())
+        assert world.relay.tolls("a")["n1", "n2"].dials_swallowed == 1  # the older one had it
+        world.relay.lift("a")
+        assert await hears_nothing(await world.dial())
+        assert world.relay.tolls("b")["n1", "n2"].dials_swallowed == 1
+        world.relay.lift("b")
+        await pair(world, listener)
+
+
+async def timed(
+    sender: trio.SocketStream, receiver: trio.SocketStream, data: bytes, before: bytes = b""
+) -> float:
+    """Seconds from sending to having received everything, which must be what was sent, behind what went before."""
+    began = trio.current_time()
+    got = b""
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sender.send_all, data)
+            while len(got) < len(before + data):
+                got += await receiver.receive_some()
+    assert got == before + data
+    return trio.current_time() - began
+
+
+async def test_rule_7_a_delayed_direction_is_late_by_its_delay_and_the_other_is_not(world: World) -> None:
+    async with listening(world.target) as listener:
+        dialled, accepted = await pair(world, listener)
+        world.relay.delay("slow", [("n1", "n2")], 400_000)
+        assert await timed(dialled, accepted, b"late") >= 0.4
+        assert world.relay.tolls("slow")["n1", "n2"].delayed_bytes == 4
+        back_before = trio.current_time()
+        await accepted.send_all(b"prompt")
+        assert await dialled.receive_some() == b"prompt"
+        assert trio.current_time() - back_before < 0.4
+        world.relay.lift("slow")
+        assert await timed(dialled, accepted, b"prompt again") < 0.4
+
+
+async def test_rule_7_whatever_jitter_draws_bytes_and_the_end_leave_in_order(world: World) -> None:
+    data = os.urandom(200_000)
+    async with listening(world.target) as listener:
+        dialled, accepted = await pair(world, listener)
+        world.relay.delay("jitter", [("n1", "n2")], 5_000, 60_000, seed=3)
+        for start in range(0, len(data), 10_000):
+            await dialled.send_all(data[start : start + 10_000])
+            await trio.sleep(0.002)  # pieces of their own, each with a draw of its own
+        await dialled.send_eof()
+        world.relay.lift("jitter")  # what is held leaves when it was due, and nothing overtakes it
+        with trio.fail_after(10):
+            assert b"".join([part async for part in accepted]) == data
+
+
+async def test_rule_7_a_rate_lets_no_more_through_over_all_connections_together(world: World) -> None:
+    async with listening(world.target) as listener:
+        one, one_end = await pair(world, listener)
+        two, two_end = await pair(world, listener)
+        world.relay.limit("trickle", [("n1", "n2")], 100_000)
+        took: list[float] = []
+
+        async def send(sender: trio.SocketStream, receiver: trio.SocketStream) -> None:
+            took.append(await timed(sender, receiver, bytes(20_000)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, one, one_end)
+            nursery.start_soon(send, two, two_end)
+        assert max(took) >= 0.39
+        held_up = world.relay.tolls("trickle")["n1", "n2"].delayed_bytes
+        assert 36_000 <= held_up < 40_000  # all but what found the line free
+
+
+async def test_a_rate_that_nothing_reaches_holds_nothing_up(world: World) -> None:
+    async with listening(world.target) as listener:
+        dialled, accepted = await pair(world, listener)
+        world.relay.limit("wide", [("n1", "n2")], 1_000_000)
+        await timed(dialled, accepted, bytes(1000))
+        assert not world.relay.tolls("wide").get(("n1", "n2"), Toll()).bit
+
+
+async def test_rule_7_what_comes_after_the_heal_waits_behind_what_is_held(world: World) -> None:
+    async with listening(world.target) as listener:
+        dialled, accepted = await pair(world, listener)
+        world.relay.delay("slow", [("n1", "n2")], 300_000)
+        await dialled.send_all(b"first")
+        await until(lambda: world.relay.tolls("slow").get(("n1", "n2"), Toll()).delayed_bytes == 5)
+        world.relay.lift("slow")
+        assert await timed(dialled, accepted, b"second", b"first") > 0.1
+
+
+async def test_what_is_held_back_when_silence_falls_is_lost_and_counted(world: World) -> None:
+    async with listening(world.target) as listener:
+        dialled, accepted = await pair(world, listener)
+        world.relay.delay("slow", [("n1", "n2")], 150_000)
+        await dialled.send_all(b"x" * 900)
+        await dialled.send_eof()
+        await until(lambda: world.relay.tolls("slow").get(("n1", "n2"), Toll()).delayed_bytes == 900)
+        await trio.sleep(0.02)
+        world.relay.block("cut", [("n1", "n2")])
+        assert await hears_nothing(accepted, 0.3)
+        toll = world.relay.tolls("cut")["n1", "n2"]
+        assert (toll.dropped_bytes, toll.ends_swallowed) == (900, 1)
+
+
+async def test_rule_7_a_slow_direction_holds_a_window_and_then_lets_the_sender_fill_up(world: World) -> None:
+    async with listening(world.target) as listener:
+        dialled, accepted = await pair(world, listener)
+        world.relay.delay("slow", [("n1", "n2")], 60_000_000)
+        for _ in range(64):
+            with trio.move_on_after(0.5) as scope:
+                await dialled.send_all(bytes(1 << 20))
+            if scope.cancelled_caught:
+                break
+        assert scope.cancelled_caught
+        held = world.relay.tolls("slow")["n1", "n2"].delayed_bytes
+        window = relay_module.HELD_WINDOW
+        assert window <= held <= window + relay_module.CHUNK
+        assert await hears_nothing(accepted, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (lambda relay: relay.block("x", [("n1", "n9")]), "no link joins n1 to n9; endpoints are: n1, n2, n3"),
+        (lambda relay: relay.delay("x", [("n1", "n2")], -1), "neither can be below 0"),
+        (lambda relay: relay.limit("x", [("n1", "n2")], 0), "at least 1 must pass"),
+    ],
+)
+def test_a_fault_that_makes_no_sense_is_refused(act: Callable[[Relay], int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        act(World().relay)

@@ -477,3 +477,76 @@ def test_sigterm_to_the_supervisor_is_an_orderly_down(cluster: Cluster) -> None:
     assert not any(map(is_alive, pids.values()))
     kept = [json.loads(line) for line in (cluster.folder / "events.jsonl").read_text().splitlines()]
     assert [event["code"] for event in kept if event["event"] == "exit"] == [0, 0, 0]
+
+
+# ------------------------------------------------------------------------------------------------ faults with the power on
+
+
+async def test_a_partition_bites_in_its_directions_until_it_is_healed_and_says_what_it_did(
+    tmp_path: Path,
+) -> None:
+    cluster = make(tmp_path / "c")
+    async with running(cluster) as supervisor:
+        port = cluster.node("n1").client_port
+        laid = await supervisor.faults.partition("cut", [["outside", "n1"]])
+        assert laid["laid_at"] <= now_us()
+        assert not await echoes(port)
+        assert await echoes(cluster.node("n2").client_port)
+        with pytest.raises(ClusterError, match="in force already"):
+            await supervisor.faults.partition("cut", [["outside", "n1"]])
+        healed = await supervisor.faults.heal("cut")
+        assert healed["counts"]["dropped_bytes"] == 1
+        assert healed["counts"]["dials_swallowed"] == 1
+        assert [(row["sender"], row["receiver"]) for row in healed["by_direction"]] == [("outside", "n1")]
+        assert (await supervisor.faults.faults(["cut"]))["cut"]["counts"]["dropped_bytes"] == 1
+        assert await echoes(port)
+        with pytest.raises(ClusterError, match="no fault 'cut' is in force; there are: none"):
+            await supervisor.faults.heal("cut")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        ([["n1", "n9"]], "no link joins n1 to n9"),
+        ([["n1"]], "write .sender, receiver."),
+        ([], "names no direction"),
+    ],
+)
+async def test_a_partition_that_names_no_link_is_refused_and_not_in_force(
+    tmp_path: Path, pairs: list[list[str]], words: str
+) -> None:
+    supervisor = Supervisor(make(tmp_path / "c"), daemon.node_command(STANDIN, tmp_path), PlatterDisks())
+    with pytest.raises(ClusterError, match=words):
+        await supervisor.faults.partition("cut", pairs)
+    with pytest.raises(ClusterError, match="no fault"):
+        await supervisor.faults.heal("cut")
+
+
+async def test_a_paused_node_stands_still_with_its_connections_open_and_goes_on_when_it_is_resumed(
+    tmp_path: Path,
+) -> None:
+    cluster = make(tmp_path / "c")
+    async with running(cluster) as supervisor:
+        async with await trio.open_tcp_stream(HOST, cluster.node("n1").client_port) as stream:
+            await stream.send_all(b"a")
+            assert await stream.receive_some() == b"a"
+            await supervisor.pause("n1")
+            with pytest.raises(ClusterError, match="paused already"):
+                await supervisor.pause("n1")
+            await stream.send_all(b"b")
+            with trio.move_on_after(0.1) as scope:
+                await stream.receive_some()
+            assert scope.cancelled_caught
+            await supervisor.resume("n1")
+            with trio.fail_after(5):
+                assert await stream.receive_some() == b"b"
+        assert supervisor.nodes["n1"].phase == "serving"
+        with pytest.raises(ClusterError, match="is not paused"):
+            await supervisor.resume("n1")
+
+
+async def test_a_cluster_with_a_paused_node_goes_down_in_order(tmp_path: Path) -> None:
+    cluster = make(tmp_path / "c")
+    async with running(cluster) as supervisor:
+        await supervisor.pause("n2")
+        assert (await supervisor.down())["killed"] == []

@@ -1,0 +1,1 @@
+"""Campaigns over seeds, replay of one of them, and the shrinking of what failed."""

@@ -1,0 +1,136 @@
+"""The process in which a mutant lives: it is told what to run, and says a line of JSON about every seed.
+
+Nothing of the project is imported before the mutants are made. A line in: `{mutants, focus, first, count, stop, patience}`; `stop`: after so
+many seeds that count as caught, 0 for never. Lines out: `{seed, outcome, oracle, text, crash, details}`.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from sim.explore.mutants import LIVENESS, MutantError
+from sim.explore.mutants_import import activate
+
+if TYPE_CHECKING:
+    from sim.faults.fault import Fault
+    from sim.virtual.plan import Plan
+
+
+class _TooLong(BaseException):
+    """A seed has run for longer than its patience; it must pass every `except Exception`."""
+
+
+EXTRA: Final = tuple(
+    f"sim.oracles.{name}"
+    for name in ("promises:VotesOnDisk", "promises:KeptWord", "promises:OwnTermCommits", "calm:Undisturbed")
+)
+"""Oracles beyond those of every run."""
+
+
+def plan_of(focus: dict[str, Any], seed: int) -> Plan:
+    """The plan of a seed, narrowed by a focus (a table of `focus.toml`; empty: the general campaign). `kinds` and `without` are those
+    of a campaign; `faults` replaces the schedule: each has a `kind`, `every` so many microseconds for `lasts` (both drawn around that),
+    and `params`, of which a list means: draw one of these. The other tables override fields. Raises FaultError."""
+    import dataclasses
+
+    from sim.faults.swarm import Options, draw
+
+    options = Options(kinds=tuple(focus.get("kinds", ())), without=tuple(focus.get("without", ())))
+    plan = draw(seed, options)
+    plan = dataclasses.replace(
+        plan,
+        settings={**plan.settings, **focus.get("settings", {})},
+        timing={**plan.timing, **focus.get("timing", {})},
+        weather=dataclasses.replace(plan.weather, **_tuples(focus.get("weather", {}))),
+        load=dataclasses.replace(plan.load, **_tuples(focus.get("load", {}))),
+        oracles=EXTRA,
+        **_tuples(focus.get("plan", {})),
+    )
+    if "faults" in focus:
+        plan = dataclasses.replace(plan, schedule=_schedule(focus["faults"], plan))
+    return plan
+
+
+def _schedule(templates: list[dict[str, Any]], plan: Plan) -> tuple[Fault, ...]:
+    from sim.faults.fault import Fault
+    from sim.virtual.streams import Streams
+
+    rng = Streams(plan.seed).fresh("focus")
+    faults: list[Fault] = []
+    for template in templates:
+        every, lasts = template["every"], template["lasts"]
+        at = 300_000 + rng.randrange(every)
+        while at < plan.duration:
+            params = {
+                key: rng.choice(value) if isinstance(value, list) else value
+                for key, value in template.get("params", {}).items()
+            }
+            until = min(at + lasts // 2 + rng.randrange(lasts), plan.duration)
+            faults.append(Fault(len(faults), template["kind"], at, until, params))
+            at += every // 2 + rng.randrange(every)
+    return tuple(sorted(faults, key=lambda fault: fault.at))
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def counts(row: dict[str, Any], purpose: str) -> bool:
+    """Whether what became of a seed counts as caught: an oracle or a checker objected from outside, or, for a safeguard of liveness,
+    nothing went on. A crash of the core never counts, nor what merely came of one."""
+    return row["outcome"] == "violation" or (
+        row["outcome"] == "liveness" and purpose == LIVENESS and not row["crash"]
+    )
+
+
+def run_seed(focus: dict[str, Any], seed: int, patience: int) -> dict[str, Any]:
+    """Run one seed, for at most `patience` seconds."""
+    from sim.virtual.world import World
+
+    def too_long(*_: Any) -> None:
+        raise _TooLong
+
+    signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(patience)
+    try:
+        world = World(plan_of(focus, seed), on_crash="go_on")
+        result = world.run()
+        row = {"outcome": result.outcome, "oracle": result.oracle, "text": result.text[:400], "details": result.details}
+        row["crash"] = world.core_error
+    except _TooLong:
+        row = {"outcome": "too long", "oracle": "", "text": f"more than {patience} s", "details": {}, "crash": ""}
+    except Exception as error:
+        # The world itself tripped: nobody has objected, so nothing was caught.
+        row = {"outcome": "error", "oracle": type(error).__name__, "text": str(error)[:400], "details": {}, "crash": ""}
+    finally:
+        signal.alarm(0)
+    return {"seed": seed, **row}
+
+
+def run(order: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Carry an order out, in this process. Raises MutantError."""
+    activate(*order["mutants"])
+    caught = 0
+    for seed in range(order["first"], order["first"] + order["count"]):
+        row = run_seed(order["focus"], seed, order["patience"])
+        yield row
+        caught += counts(row, order["purpose"])
+        if order["stop"] and caught >= order["stop"]:
+            return
+
+
+def main() -> None:
+    """Read one order, carry it out."""
+    try:
+        for row in run(json.loads(sys.stdin.readline())):
+            print(json.dumps(row), flush=True)
+    except MutantError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

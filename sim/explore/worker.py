@@ -1,0 +1,114 @@
+"""The half of a campaign that runs where the processors are: a batch of seeds, one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from sim.explore.request import HARNESS, Request, play, prepare
+from sim.explore.sources import OtherSources, fingerprint
+from sim.virtual.world import CRASH, Result
+
+if TYPE_CHECKING:
+    from multiprocessing.synchronize import Event
+
+LIMIT_S: Final = 120
+"""Seconds of real time after which a run is given up: a loop that does nothing in virtual time ends no other way."""
+COLLECT_EVERY: Final = 10
+"""Runs between two collections of garbage, in a process of our own."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What became of some seeds, in their order. `core_s`: seconds of processor time that they took."""
+
+    results: list[Result] = field(default_factory=list)
+    core_s: float = 0.0
+
+
+class Hung(BaseException):
+    """A run has taken too long. Not an Exception: nothing in a run may take it for an error of its own."""
+
+
+_stop: Event | None = None
+_own_process = False
+_one_at_a_time: Final = threading.Lock()
+
+
+def begin(stop: Event, request: Request) -> None:
+    """Set a process of our own up for batches. `stop` ends a batch between two seeds."""
+    global _stop, _own_process
+    # A Ctrl-C reaches the whole process group; the process that asked decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _stop, _own_process = stop, True
+    prepare(request)
+    # A run leaves few cycles and dies as a whole: collecting by count costs a tenth of the time for nothing.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def run_batch(request: Request, seeds: range, code: str = "") -> Batch:
+    """Run seeds in their order. `code`: what `fingerprint` must give here, empty: it is not asked. Raises OtherSources, and
+    SubjectError, FaultError as `play` does."""
+    if code and fingerprint(request.modules()) != code:
+        raise OtherSources(
+            f"the worker on {socket.gethostname()} runs other code than this checkout; bring it to the same commit (with the "
+            f"same Python, and the modules that you bring along) and start it again"
+        )
+    prepare(request)
+    parent = os.getppid()
+    batch = Batch()
+    # Sometimes-marks are counted in the process: two runs in two of its threads would share them.
+    with _one_at_a_time:
+        began = time.thread_time()
+        for place, seed in enumerate(seeds):
+            if _stop is not None and _stop.is_set():
+                break
+            if _own_process and os.getppid() != parent:
+                os._exit(1)  # who asked is gone, and nobody reads the answer
+            batch.results.append(run_seed(request, seed))
+            if _own_process and place % COLLECT_EVERY == COLLECT_EVERY - 1:
+                gc.collect()
+        batch.core_s = time.thread_time() - began
+    return batch
+
+
+def run_seed(request: Request, seed: int) -> Result:
+    """One seed, given up after `LIMIT_S` where that is possible: in the main thread of a process."""
+    plan = request.plan(seed)
+    try:
+        with limited(LIMIT_S):
+            return play(request, plan)[0]
+    except Hung:
+        return Result(
+            plan, CRASH, HARNESS, f"the run was given up after {LIMIT_S} s of real time", real_s=LIMIT_S
+        )
+
+
+@contextlib.contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Raise Hung in the block after so many seconds of real time; without effect outside of a process's main thread."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(_number: int, _frame: Any) -> None:
+        raise Hung
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

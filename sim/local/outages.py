@@ -1,0 +1,122 @@
+"""The power cuts of a scenario, carried out on a running cluster."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Final
+
+import trio
+
+from node.io.client import Client
+from node.io.client_types import NodeUnavailable
+from sim.local.control import Control
+from sim.local.layout import Cluster, ClusterError
+from sim.local.live import Live
+from sim.scenario import PowerCut
+
+RECOVERY_S: Final = 20.0
+CAUGHT_UP: Final = 200
+"""Entries between the first and the last replica that count as caught up."""
+
+
+class Outages:
+    """Cuts and restores domains by plan. `records` says what happened."""
+
+    def __init__(
+        self, cluster: Cluster, power: Control, client: Client, live: Live, rng: random.Random
+    ) -> None:
+        self.records: list[dict[str, Any]] = []
+        self._cluster = cluster
+        self._power = power
+        self._client = client
+        self._live = live
+        self._rng = rng
+        self._cut_domains: list[str] = []
+        self._one_outage = trio.Lock()
+
+    async def run(self, plan: PowerCut) -> None:
+        """Carry one cut out, `at_s` seconds from now. Raises ClusterError."""
+        await trio.sleep(plan.at_s)
+        if plan.after_recovery:
+            # One outage at a time: on a slow machine two cuts may have become due while a domain was coming back.
+            async with self._one_outage:
+                await self._await_recovery()
+                await self._cut_and_restore(plan)
+        else:
+            await self._cut_and_restore(plan)
+
+    @property
+    def undone(self) -> list[int]:
+        """Instants at which power came back."""
+        return [cut["restored_at_us"] for cut in self.records if "restored_at_us" in cut]
+
+    async def _cut_and_restore(self, plan: PowerCut) -> None:
+        live, cluster = self._live, self._cluster
+        domain, leader = await self._choose(plan)
+        self._cut_domains.append(domain)
+        live.dark[domain] = ", ".join(place.id for place in cluster.of_domain(domain))
+        seed = self._rng.getrandbits(32)
+        result = await self._power.acall("cut", domain=domain, trap=plan.trap, seed=seed)
+        losses = list(result["losses"].values())
+        record: dict[str, Any] = {
+            "domain": domain,
+            "at_us": result["cut_at"],
+            "leader_domain": leader is not None and leader in cluster.of_domain(domain),
+            "between_write_and_fsync": bool(result["held"]),
+            "unsynced_bytes_dropped": sum(loss["dropped_bytes"] for loss in losses),
+            "torn": sum(bool(loss["torn_bytes"]) for loss in losses),
+            "nodes": [place.id for place in cluster.of_domain(domain)],
+        }
+        self.records.append(record)
+        live.cuts += 1
+        live.notes.append(
+            f"cut {domain}{' (the leader)' if record['leader_domain'] else ''}: "
+            f"{record['unsynced_bytes_dropped']} unsynced bytes dropped"
+            + (", between a write and its fsync" if record["between_write_and_fsync"] else "")
+        )
+        await trio.sleep(plan.dark_s)
+        restored = await self._power.acall("restore", domain=domain)
+        record["restored_at_us"] = restored["restored_at"]
+        live.dark.pop(domain, None)
+        live.notes.append(f"restored {domain}")
+
+    async def _await_recovery(self) -> None:
+        with trio.move_on_after(RECOVERY_S):
+            while True:
+                applied = []
+                for place in self._cluster.nodes:
+                    try:
+                        applied.append((await self._client.status(place.id, timeout_s=0.5))["applied_index"])
+                    except NodeUnavailable:
+                        break
+                if len(applied) == len(self._cluster.nodes) and max(applied) - min(applied) < CAUGHT_UP:
+                    return
+                await trio.sleep(0.1)
+
+    async def _choose(self, plan: PowerCut) -> tuple[str, Any]:
+        """(domain, place of the leader)."""
+        name = await leader_of(self._client)
+        leader = self._cluster.node(name) if name is not None else None
+        leading = leader.domain if leader is not None else None
+        domains = self._cluster.domains
+        if plan.domain == "leader":
+            if leading is None:
+                raise ClusterError("no leader is known; the cut of its domain cannot be made")
+            return leading, leader
+        if plan.domain == "untouched":
+            lit = [name for name in domains if name not in self._live.dark]
+            fresh = [name for name in lit if name not in self._cut_domains] or lit
+            fresh.sort(key=lambda name: name == leading)
+            return fresh[0], leader
+        if plan.domain not in domains:
+            raise ClusterError(f"the scenario cuts {plan.domain!r}; domains are {', '.join(domains)}")
+        return plan.domain, leader
+
+
+async def leader_of(client: Client) -> str | None:
+    """The leader's name; None if there is none within five seconds."""
+    for _ in range(100):
+        if client.leader is not None:
+            return client.leader
+        await trio.sleep(0.05)
+    return None
