@@ -22,6 +22,7 @@ from sim.explore import engine as engines
 from sim.explore import options as shared
 from sim.explore import show
 from sim.explore.listing import TOPICS
+from sim.explore.mutants_command import mutable, mutants
 from sim.explore.replay import Replayed, plan_line, replay, replay_line, verdict_lines, write
 from sim.explore.request import SCRIPT, Request, check, play
 from sim.explore.shrink import NotFailing, Shrinker, Step, nearest_passing, signature
@@ -238,6 +239,7 @@ def finish(summary: Summary, out: Path | None, as_json: bool) -> NoReturn:
 )
 @click.option("--json", "as_json", is_flag=True, help="print one object on standard output")
 @shared.drawing
+@mutable
 def replay_(
     what: str, show_trace: bool, around: float | None, at: float | None, moments: tuple[str, ...], at_nodes: tuple[str, ...],
     report: Path | None, save: Path | None, hash_only: bool, as_json: bool, **asked: Any,
@@ -297,6 +299,7 @@ def told(run: Replayed, report: Path | None, as_json: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="print one object on standard output")
 @shared.drawing
+@mutable
 def shrink(what: str, out: Path | None, budget: float, as_json: bool, **asked: Any) -> None:
     """Find the smallest plan that still fails in the same way, and where it parts from its nearest passing neighbour."""
     request = shared.request(**asked)
@@ -356,6 +359,9 @@ def shrink(what: str, out: Path | None, budget: float, as_json: bool, **asked: A
         }  # fmt: skip
         click.echo(json.dumps(found))
     sys.exit(EXIT_OK)
+
+
+main.add_command(mutants)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,21 @@ PROTOCOLS: Final = ("raft",)
 SAFETY, LIVENESS = "safety", "liveness"
 CORE, HARNESS = "core", "harness"
 _FOCUS: Final = ("title", "kinds", "without", "faults", "plan", "settings", "timing", "weather", "load")
-_KEYS: Final = ("name", "removes", "bug", "purpose", "mark", "file", "old", "new", "edit", "focus", "witness", "check", "label")
+_KEYS: Final = (
+    "name",
+    "removes",
+    "bug",
+    "purpose",
+    "mark",
+    "file",
+    "old",
+    "new",
+    "edit",
+    "focus",
+    "witness",
+    "check",
+    "label",
+)
 
 
 class MutantError(ValueError):
@@ -85,7 +99,9 @@ def load(protocol: str = "raft") -> dict[str, Mutant]:
                 found[mutant.name] = mutant
     for mutant in found.values():
         if mutant.focus and mutant.focus not in known:
-            raise MutantError(f"{mutant.name}: there is no focus {mutant.focus!r}; there are {', '.join(known)}")
+            raise MutantError(
+                f"{mutant.name}: there is no focus {mutant.focus!r}; there are {', '.join(known)}"
+            )
         if mutant.witness and mutant.witness not in found:
             raise MutantError(f"{mutant.name}: its witness {mutant.witness!r} does not exist")
     return found
@@ -123,7 +139,10 @@ def _read(path: Path, family: str, protocol: str) -> list[Mutant]:
         raise MutantError(f"{path.name}: {error}") from None
     if set(rows) != {"mutant"}:
         raise MutantError(f"{path.name}: expected tables [[mutant]] and nothing else")
-    return [_one(row, f"{path.name}: {row.get('name', 'a mutant without a name')}", family, protocol) for row in rows["mutant"]]
+    return [
+        _one(row, f"{path.name}: {row.get('name', 'a mutant without a name')}", family, protocol)
+        for row in rows["mutant"]
+    ]
 
 
 def _one(row: dict[str, Any], where: str, family: str, protocol: str) -> Mutant:
@@ -134,15 +153,21 @@ def _one(row: dict[str, Any], where: str, family: str, protocol: str) -> Mutant:
     if missing:
         raise MutantError(f"{where}: {missing[0]} is missing")
     places = row.get("edit") or [{key: row.get(key, "") for key in ("file", "old", "new")}]
-    edits = tuple(Edit(place["file"], place["old"].strip("\n"), place.get("new", "").strip("\n")) for place in places)
+    edits = tuple(
+        Edit(place["file"], place["old"].strip("\n"), place.get("new", "").strip("\n")) for place in places
+    )
     if not all(edit.file and edit.old for edit in edits):
         raise MutantError(f"{where}: an edit needs file, old and new")
     kind, focus = row.get("purpose", SAFETY), row.get("focus", "")
     if kind not in (SAFETY, LIVENESS):
         raise MutantError(f"{where}: purpose is safety or liveness, not {kind!r}")
     check = row.get("check", "")
-    if family == HARNESS and (check not in ("bite", "caught", "by") or (check != "bite" and not row.get("witness"))):
-        raise MutantError(f"{where}: a mutant of the harness needs check: bite (with label), or caught or by with a witness")
+    if family == HARNESS and (
+        check not in ("bite", "caught", "by") or (check != "bite" and not row.get("witness"))
+    ):
+        raise MutantError(
+            f"{where}: a mutant of the harness needs check: bite (with label), or caught or by with a witness"
+        )
     return Mutant(
         row["name"], family, "any" if family == HARNESS else protocol, row["removes"], row["bug"], edits, kind,
         row.get("mark", ""), focus, row.get("witness", ""), check, row.get("label", ""),

@@ -47,7 +47,9 @@ def run_harness_mutant(mutant: Mutant, terms: Terms) -> Finding:
         sound.append(shows(mutant, witness, row))
         if sum(sound) >= ENOUGH and len(sound) >= 10:
             break
-    blind = [shows(mutant, witness, row) for row in seeds([mutant.name, *names], focus, terms.first, len(sound))]
+    blind = [
+        shows(mutant, witness, row) for row in seeds([mutant.name, *names], focus, terms.first, len(sound))
+    ]
     finding.seeds = len(blind)
     lost = [place for place, seen in enumerate(sound) if seen and not blind[place]]
     finding.detections = len(lost)
@@ -61,5 +63,9 @@ def run_harness_mutant(mutant: Mutant, terms: Terms) -> Finding:
     }[mutant.check]
     finding.words = f"{what}: on {sum(sound)} of {len(sound)} seeds, with the mutant on {sum(blind)}"
     if finding.caught:
-        finding.by[{"bite": "void: nothing bit", "caught": "mutation table", "by": "mutation table: oracle"}[mutant.check]] += len(lost)
+        finding.by[
+            {"bite": "void: nothing bit", "caught": "mutation table", "by": "mutation table: oracle"}[
+                mutant.check
+            ]
+        ] += len(lost)
     return finding

@@ -32,8 +32,8 @@ class Terms:
     """How much is run. `stop`: a mutant is not run on after so many detections, 0 for never."""
 
     first: int = 0
-    seeds: int = 300
-    stop: int = 20
+    seeds: int = 200
+    stop: int = 10
     budget: float = 120.0
     """Seconds for each mutant."""
 
@@ -138,7 +138,13 @@ class Control:
 
 
 def seeds(
-    names: Sequence[str], focus: str, first: int, count: int, stop: int = 0, purpose: str = SAFETY, budget: float = 1e9
+    names: Sequence[str],
+    focus: str,
+    first: int,
+    count: int,
+    stop: int = 0,
+    purpose: str = SAFETY,
+    budget: float = 1e9,
 ) -> Iterator[Row]:
     """Run seeds in a fresh process as these mutants (none: the control). Ends early when `budget` seconds are over. Raises
     MutantError."""
@@ -174,7 +180,9 @@ def seeds(
             if time.monotonic() > until:
                 return
         if worker.wait() != 0:
-            raise MutantError(f"{', '.join(names) or 'the control'}: the worker failed:\n{worker.stderr.read()[-2000:]}")
+            raise MutantError(
+                f"{', '.join(names) or 'the control'}: the worker failed:\n{worker.stderr.read()[-2000:]}"
+            )
     finally:
         worker.kill()
         worker.wait()
@@ -193,7 +201,9 @@ def _pump(stream: Any, lines: queue.SimpleQueue[str]) -> None:
 def run_mutant(mutant: Mutant, terms: Terms) -> Finding:
     """Run a mutant of the core until it was caught `stop` times."""
     finding = Finding(mutant)
-    for row in seeds([mutant.name], mutant.focus, terms.first, terms.seeds, terms.stop, mutant.purpose, terms.budget):
+    for row in seeds(
+        [mutant.name], mutant.focus, terms.first, terms.seeds, terms.stop, mutant.purpose, terms.budget
+    ):
         finding.take(row)
     enough = finding.seeds >= terms.seeds or (terms.stop and finding.detections >= terms.stop)
     finding.truncated = not enough
@@ -223,7 +233,9 @@ class Table:
     @property
     def green(self) -> bool:
         """Every mutant was caught, and the control is green."""
-        return all(finding.caught for finding in self.findings) and not any(control.red for control in self.controls)
+        return all(finding.caught for finding in self.findings) and not any(
+            control.red for control in self.controls
+        )
 
 
 def campaign(
@@ -245,7 +257,8 @@ def campaign(
     controls: list[Control] = []
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         work: list[Future[Finding]] = [
-            pool.submit(run_mutant if mutant.family == CORE else run_harness_mutant, mutant, terms) for mutant in chosen
+            pool.submit(run_mutant if mutant.family == CORE else run_harness_mutant, mutant, terms)
+            for mutant in chosen
         ]
         for done in as_completed(work):
             finding = done.result()
@@ -263,7 +276,9 @@ def _controls(pool: Executor, findings: Sequence[Finding], terms: Terms) -> Iter
     most: dict[str, int] = {}
     for finding in findings:
         mutant = finding.mutant
-        focus = pick([mutant.witness])[0].focus if mutant.witness else mutant.focus  # the plans of its witness
+        focus = (
+            pick([mutant.witness])[0].focus if mutant.witness else mutant.focus
+        )  # the plans of its witness
         most[focus] = max(most.get(focus, 0), finding.seeds)
     work = [
         pool.submit(run_control, focus, terms.first, count)

@@ -99,13 +99,30 @@ def run_seed(focus: dict[str, Any], seed: int, patience: int) -> dict[str, Any]:
     try:
         world = World(plan_of(focus, seed), on_crash="go_on")
         result = world.run()
-        row = {"outcome": result.outcome, "oracle": result.oracle, "text": result.text[:400], "details": result.details}
+        row = {
+            "outcome": result.outcome,
+            "oracle": result.oracle,
+            "text": result.text[:400],
+            "details": result.details,
+        }
         row["crash"] = world.core_error
     except _TooLong:
-        row = {"outcome": "too long", "oracle": "", "text": f"more than {patience} s", "details": {}, "crash": ""}
+        row = {
+            "outcome": "too long",
+            "oracle": "",
+            "text": f"more than {patience} s",
+            "details": {},
+            "crash": "",
+        }
     except Exception as error:
         # The world itself tripped: nobody has objected, so nothing was caught.
-        row = {"outcome": "error", "oracle": type(error).__name__, "text": str(error)[:400], "details": {}, "crash": ""}
+        row = {
+            "outcome": "error",
+            "oracle": type(error).__name__,
+            "text": str(error)[:400],
+            "details": {},
+            "crash": "",
+        }
     finally:
         signal.alarm(0)
     return {"seed": seed, **row}

@@ -21,4 +21,6 @@ def wilson(hits: int, trials: int, z: float = Z95) -> tuple[float, float]:
     scale = 1 + z * z / trials
     middle = (share + z * z / (2 * trials)) / scale
     half = z / scale * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    return (0.0 if hits == 0 else max(0.0, middle - half)), (1.0 if hits == trials else min(1.0, middle + half))
+    return (0.0 if hits == 0 else max(0.0, middle - half)), (
+        1.0 if hits == trials else min(1.0, middle + half)
+    )

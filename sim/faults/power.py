@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from node.disk import Append, Create, Remove, Rename, Sync, SyncDirectory, Truncate
 from sim.faults.kind import UNTIL_THE_END, Kind, Params, Terrain
 from sim.faults.running import Course, Running
-from sim.virtual.host import TRAPS
+from sim.virtual.disk import Handler, MemoryDisk
+from sim.virtual.disk_faults import DiskFault
+from sim.virtual.host import AMID_THE_START, TRAPS
 
 if TYPE_CHECKING:
     from sim.virtual.host import Host
@@ -186,6 +189,9 @@ def _trap(world: World, running: Running) -> Course:
     params = running.fault.params
     host = _victim(world, running)
     moment: str = params["variant"]
+    if moment == AMID_THE_START:
+        yield from _amid_the_start(world, running, host)
+        return
     try:
         while True:
             if host.running:
@@ -202,6 +208,49 @@ def _trap(world: World, running: Running) -> Course:
     finally:
         host.trap = None
         host.boot()
+
+
+def _amid_the_start(world: World, running: Running, host: Host) -> Course:
+    """The power goes again while the node reads and repairs its disk, one operation later each time."""
+    halt = None
+    try:
+        for count in range(1, 9):
+            host.cut_power(running)
+            yield running.fault.params["rest"]
+            halt = Halt(running.rng, count)
+            host.disk.lay(halt)
+            host.boot()
+            host.disk.lift(halt)
+            if halt.halted:
+                running.bite(f"died {AMID_THE_START}")
+            host.look_after()
+            if not running.fault.params["again"]:
+                yield UNTIL_THE_END
+            yield running.fault.params["rest"] + 40_000
+        yield UNTIL_THE_END
+    finally:
+        if halt is not None:
+            host.disk.lift(halt)
+        host.look_after()
+
+
+class Halt(DiskFault):
+    """The machine stops at the `count`-th operation that changes the disk."""
+
+    ops = (Create, Append, Sync, SyncDirectory, Rename, Remove, Truncate)
+
+    def __init__(self, rng: Random, count: int) -> None:
+        super().__init__(rng)
+        self._left = count
+        self.halted = False
+
+    def perform(self, disk: MemoryDisk, onward: Handler, op: Any) -> None:
+        """See `sim.virtual.disk.Condition`."""
+        self._left -= 1
+        if self._left == 0:
+            self.halted = True
+            raise disk.failure(type(op).__name__, getattr(op, "name", ""), "the power is gone")
+        onward(op)
 
 
 def _draw_trap(rng: Random, terrain: Terrain) -> Params:

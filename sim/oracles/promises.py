@@ -70,7 +70,9 @@ class VotesOnDisk(Oracle):
     def changed(self, host: Host, view: CoreView) -> None:
         if view.role != "leader":
             return
-        votes = [voter for voter, candidate in self._given.get(view.term, {}).items() if candidate == host.name]
+        votes = [
+            voter for voter, candidate in self._given.get(view.term, {}).items() if candidate == host.name
+        ]
         if len(votes) < self._quorum:
             self.violated(
                 f"{host.name} leads term {view.term} with the votes of {', '.join(votes) or 'nobody'}; a majority is "
@@ -113,7 +115,9 @@ class OwnTermCommits(Oracle):
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        self._terms: dict[str, dict[int, int]] = {name: {} for name in world.names}  # node -> index -> term, as recorded
+        self._terms: dict[str, dict[int, int]] = {
+            name: {} for name in world.names
+        }  # node -> index -> term, as recorded
         self._covered: dict[str, int] = dict.fromkeys(world.names, 0)
         self._known: dict[str, int] = {}  # leader -> its commit index when looked at last
 

@@ -54,12 +54,16 @@ class Monotonic(Oracle):
         if view.term < term:
             self.violated(f"{host.name}'s term fell from {term} to {view.term}", host.name)
         self._terms[f"{host.name}/{host.life}"] = view.term
+        # Once given, a vote is neither changed nor taken back in its term (paper 5.2).
+        place = (f"{host.name}/{host.life}", view.term)
+        vote = self._votes.get(place)
+        if vote is not None and vote != view.voted_for:
+            self.violated(
+                f"{host.name} voted for {vote} in term {view.term}, now for {view.voted_for or 'nobody'}",
+                host.name,
+            )
         if view.voted_for is not None:
-            vote = self._votes.setdefault((f"{host.name}/{host.life}", view.term), view.voted_for)
-            if vote != view.voted_for:
-                self.violated(
-                    f"{host.name} voted for {vote} in term {view.term}, now for {view.voted_for}", host.name
-                )
+            self._votes[place] = view.voted_for
 
     def applied(self, host: Host, index: int, chain: bytes) -> None:
         life = (host.name, host.life)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sim.virtual.world import World
 
 NO_QUORUM: Final = int(Code.NO_QUORUM)
+NOT_LEADER: Final = int(Code.NOT_LEADER)
 REDIRECT: Final = 1_000
 """Microseconds from a redirection to the next attempt."""
 UNKNOWN_SESSION: Final = int(Code.UNKNOWN_SESSION)
@@ -94,6 +95,7 @@ class Client:
         self.open: dict[int, Operation] = {}
         self.settled: dict[int, None] = {}
         self.asked: dict[int, Operation] = {}
+        self._following: dict[tuple[int, int, int], None] = {}
         self.done = 0
         self.active = True
         self.refusal = ""
@@ -295,7 +297,7 @@ class Client:
         elif kind is SessionOpened:
             self._opened(message)
         elif kind is Refused:
-            self._refused(message)
+            self._refused(connection, message)
         elif kind is QueryRefused:
             operation = self.asked.pop(message.request, None)
             if operation is not None:
@@ -326,22 +328,25 @@ class Client:
                 self.low += 1
                 del self.settled[self.low]
 
-    def _refused(self, message: Refused) -> None:
+    def _refused(self, connection: Connection, message: Refused) -> None:
         self.refusal = message.reason
-        if message.leader is not None:
-            self.leader = message.leader
+        if message.code == NOT_LEADER and message.leader not in (None, connection.host.name):
+            self.leader = message.leader or self.leader
             # Redirected: ask there at once, or nearly so, since two nodes may each take the other for the leader.
-            self.world.timeline.after(
-                REDIRECT, self._follow, (message.request, message.session, message.seqs)
-            )
+            wanted = (message.request, message.session, min(message.seqs, default=0))
+            if wanted not in self._following:
+                self._following[wanted] = None
+                self.world.timeline.after(REDIRECT, self._follow, (wanted, message.seqs))
         elif message.code == NO_QUORUM:
             self.leader = self.rng.choice(self.world.names)
         if message.code == UNKNOWN_SESSION and message.session == self.session:
             # What is open stays of unknown outcome for ever.
             self.session, self.open = None, {}
 
-    def _follow(self, refused: tuple[int, int, list[int]]) -> None:
-        request, session, seqs = refused
+    def _follow(self, refused: tuple[tuple[int, int, int], list[int]]) -> None:
+        wanted, seqs = refused
+        del self._following[wanted]  # one at a time for each request, however often it was refused
+        request, session, _ = wanted
         if request:
             if request == self.request and self.opening is not None:
                 self._connection(self.leader).to_node(OpenSession(request))

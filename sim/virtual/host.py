@@ -57,7 +57,14 @@ CONNECT: Final = Connect()
 HANG_UP: Final = HangUp()
 _BAD_PIECE: Final = "a snapshot's piece was not what had been announced"
 
-TRAPS: Final = ("before the sync", "after the sync", "before the messages", "amid the messages")
+AMID_THE_START: Final = "amid the start"
+TRAPS: Final = (
+    "before the sync",
+    "after the sync",
+    "before the messages",
+    "amid the messages",
+    AMID_THE_START,
+)
 """Moments at which a process can be made to die."""
 
 
@@ -530,7 +537,7 @@ class Host:
             size = len(getattr(message, "data", b""))
             if size:
                 world.count("snapshot pieces")
-            self._to_peers[dest].send(message, size * world.plan.weather.bulk // 1024)
+            self._to_peers[dest].send(message, size * world.bulk // 1024)
 
     # ---------------------------------------------------------------------------------------------------------- disk
 

@@ -141,8 +141,10 @@ class Link:
 
     # -------------------------------------------------------------------------------------------------- messages
 
-    def send(self, message: Any, extra: int = 0) -> None:
-        """Carry a message. `extra`: microseconds that it takes beyond a small one."""
+    def send(self, message: Any, bulk: int = 0) -> None:
+        """Carry a message. `bulk`: microseconds that it takes beyond a small one, on a connection of its own:
+        nothing waits behind
+        it."""
         world = self.world
         world.messages = number = world.messages + 1
         timeline = self._timeline
@@ -151,8 +153,8 @@ class Link:
             delay = self._low + int(self._spread * draw)
             if draw > self._tail:
                 delay *= 10
-            due = timeline.now + delay + extra
-            if self._ordered:
+            due = timeline.now + delay + bulk
+            if self._ordered and not bulk:
                 if due <= self._last:
                     due = self._last + 1
                 self._last = due
@@ -160,16 +162,16 @@ class Link:
             return
         if world.trace is not None:
             world.tell_sent(number, self, message)
-        if self._passes(message, number, extra):
-            self._carry(message, number, extra)
+        if self._passes(message, number, bulk):
+            self._carry(message, number, 0, bulk)
 
-    def _carry(self, message: Any, number: int, extra: int) -> None:
+    def _carry(self, message: Any, number: int, late: int, bulk: int) -> None:
         draw = self._random()
         delay = self._low + int(self._spread * draw)
         if draw > self._tail:
             delay *= 10
-        due = self._timeline.now + delay + extra
-        if self._ordered:
+        due = self._timeline.now + delay + late + bulk
+        if self._ordered and not bulk:
             if due <= self._last:
                 due = self._last + 1
             self._last = due
@@ -201,7 +203,7 @@ class Link:
             world.trace.tell(self._timeline.now, "deliver", self.source, self.dest, id=number)
         self.deliver(message)
 
-    def _passes(self, message: Any, number: int, extra: int) -> bool:
+    def _passes(self, message: Any, number: int, bulk: int) -> bool:
         """Let the conditions work on a message. False: it goes no further, or has been sent on in another form."""
         if self.cuts:
             self._drop(message, number, "cut", self.cuts[-1], "dropped")
@@ -241,9 +243,9 @@ class Link:
         if not late:
             return True
         if aside:  # past the order of the others
-            self._set_off(message, number, self._timeline.now + self._low + late + extra)
+            self._set_off(message, number, self._timeline.now + self._low + late + bulk)
         else:
-            self._carry(message, number, late + extra)
+            self._carry(message, number, late, bulk)
         return False
 
     def _queue(self, condition: Condition) -> int:

@@ -111,9 +111,11 @@ def protocol(spec: str) -> ProtocolSubject:
     """`raft`, or `module:Class` with `Class(node, members, rng)`, or a `ProtocolSubject` of that name. A class that needs its
     first members for progress says how many of them in an attribute `vital`. Raises SubjectError."""
     if spec == "raft":
+        from sim.oracles.calm import Undisturbed
+        from sim.oracles.promises import PROMISES
         from sim.oracles.raft import RaftLog
 
-        return ProtocolSubject("raft", _raft, (RaftLog,))
+        return ProtocolSubject("raft", _raft, (RaftLog, *PROMISES, Undisturbed))
     found = load(spec, "protocol", "raft")
     if isinstance(found, ProtocolSubject):
         return found

@@ -108,6 +108,7 @@ class World:
         except TypeError as error:
             raise subjects.SubjectError(f"settings: {error}") from None
         self.coded = plan.coded
+        self.bulk = plan.weather.bulk
         self.names = [f"n{number}" for number in range(1, plan.nodes + 1)]
         # What is wrong with its options must show here, not as nodes that cannot start.
         self.protocol.make(self.names[0], self.names, Random(0), plan)
@@ -284,6 +285,7 @@ class World:
     def _heal(self) -> None:
         """Take every trouble away but damage to disks."""
         self.network.clear()
+        self.bulk = min(self.bulk, 10)
         self.power.restore_all()
         for host in self.hosts.values():
             host.turn_cost = TURN

@@ -27,7 +27,7 @@ SMALL = ("--nodes", "3", "--clients", "2")
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "support"), **more}
+    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'support'}", **more}
 
 
 def partition(*arguments: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:

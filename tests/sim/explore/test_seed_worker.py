@@ -28,7 +28,7 @@ PROGRAM = f"""
 from sim.explore.request import Request
 from sim.explore.worker import run_batch
 for result in run_batch(Request(), range({FIRST}, {FIRST + COUNT})).results:
-    print(result.trace_hash)
+    print(result.trace_hash or result.text)
 """
 
 
@@ -37,7 +37,7 @@ def hashes_of_a_fresh_process(hash_seed: str) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True
     )  # fmt: skip
-    return done.stdout.split()
+    return done.stdout.splitlines()
 
 
 def test_a_seed_has_one_trace_hash_in_any_process_alone_or_after_others_traced_or_not() -> None:
