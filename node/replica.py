@@ -58,6 +58,8 @@ _CODES: Final = {
     RefusalCode.NO_QUORUM: Code.NO_QUORUM,
     RefusalCode.BUSY: Code.BUSY,
 }
+_NOTHING: Final = Effects()
+"""What most turns ask for; nobody ever adds to it."""
 _LIVES: Final = 32
 """Bits for what one life of a node numbers: barrier tokens and nonces of an earlier life, which may still be on their way or in
 the log, must never be taken for one of this life's."""
@@ -260,10 +262,32 @@ class Replica:
             self._answer_queries(now)
         if self._out.records or self._compaction.rotate:
             self._write()
-        effects, self._effects = self._effects, Effects()
-        if self._to_apply or desk.ready:
-            effects.again = True
+        effects = self._effects
+        again = bool(self._to_apply or desk.ready)
+        if not (again or effects.peers or effects.jobs or effects.clients or effects.bulk or effects.events):
+            return _NOTHING
+        self._effects = Effects()
+        effects.again = again
         return effects
+
+    def idle(self, now: int) -> bool:
+        """Whether a turn now would do nothing: what has arrived asked for nothing, and nothing is due. Most acknowledgements that a
+        leader gets are of that kind; whoever runs the node may then leave the turn out, but must look at `deadline` again."""
+        effects, desk = self._effects, self.desk
+        return not (
+            effects.peers
+            or effects.clients
+            or effects.jobs
+            or effects.events
+            or effects.bulk
+            or self._out.records
+            or self._to_apply
+            or self.writes.asked
+            or desk.returned
+            or desk.ready
+            or self._compaction.rotate
+            or now >= self.deadline
+        )
 
     @property
     def busy(self) -> bool:

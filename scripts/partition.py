@@ -275,7 +275,7 @@ def replay_(
 def told(run: Replayed, report: Path | None, as_json: bool) -> None:
     """What a replay came to."""
     result = run.result
-    bites = ", ".join(f"{name} {count:,}" for name, count in result.bites.items())
+    bites = ", ".join(f"{name} {count:,}" for name, count in result.bites.items() if count)
     lines = [
         *plan_in_words(result.plan),
         f"faults that did something: {bites or 'none'}",

@@ -24,10 +24,10 @@ class FixedLeader(core.Core):  # what this protocol has no use for stays as `Cor
 
     def __init__(self, node: str, members: Sequence[str], rng: Random) -> None:
         self.node, self.members, self.leader = node, tuple(members), members[0]
-        self.leads = node == self.leader
+        self.leads = False  # nobody does before `start`
         self.refusal = Refusal(RefusalCode.NOT_LEADER, f"{self.leader} leads", self.leader)
         self.deadline = core.NEVER
-        self.held = dict.fromkeys(members[1:], 0) if self.leads else {}
+        self.held = dict.fromkeys(members[1:], 0) if node == self.leader else {}
         self.barriers: list[tuple[int, int]] = []  # (token, index)
 
     def recover(self, records: Iterable[Record], snapshot: core.SnapshotMeta | None) -> None:
@@ -36,7 +36,8 @@ class FixedLeader(core.Core):  # what this protocol has no use for stays as `Cor
         self.chosen = self.handed_out = snapshot.index if snapshot else 0
 
     def start(self, now: int, out: Out) -> None:
-        self.deadline, out.changed = now if self.leads else core.NEVER, True
+        self.leads, out.changed = self.node == self.leader, True
+        self.deadline = now if self.leads else core.NEVER
 
     def timeout(self, now: int, out: Out) -> None:
         if now >= self.deadline:  # these wait (rule 1): nobody holds what the leader could lose

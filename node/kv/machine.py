@@ -90,6 +90,9 @@ def _parse(data: bytes) -> Any:
         return None
 
 
+_EMPTY_GROUP: Final = sha256(bytes(32 * _GROUP)).digest()
+
+
 class KvMachine:
     """Meets `node.machine.Machine`. The digest hashes only the buckets of keys that changed."""
 
@@ -98,9 +101,9 @@ class KvMachine:
 
     def _clear(self) -> None:
         self._values: dict[bytes, bytes] = {}
-        self._buckets: list[dict[bytes, None]] = [{} for _ in range(BUCKETS)]
+        self._buckets: dict[int, dict[bytes, None]] = {}  # made when a key falls into them
         self._hashes = [bytes(32)] * BUCKETS
-        self._groups = [sha256(bytes(32 * _GROUP)).digest()] * (BUCKETS // _GROUP)
+        self._groups = [_EMPTY_GROUP] * (BUCKETS // _GROUP)
         self._dirty: dict[int, None] = {}
 
     def check(self, command: bytes) -> str | None:
@@ -134,7 +137,7 @@ class KvMachine:
         # The bucket is a function of the key alone; Python's own hash differs between processes.
         bucket = crc32(key) % BUCKETS
         if key not in self._values:
-            self._buckets[bucket][key] = None
+            self._buckets.setdefault(bucket, {})[key] = None
         self._values[key] = value
         self._dirty[bucket] = None
 

@@ -23,7 +23,7 @@ CATALOGUE: Final = ROOT / "tests" / "mutants"
 PROTOCOLS: Final = ("raft",)
 SAFETY, LIVENESS = "safety", "liveness"
 CORE, HARNESS = "core", "harness"
-_FOCUS: Final = ("title", "kinds", "without", "faults", "plan", "settings", "timing", "weather", "load")
+_FOCUS: Final = ("title", "times", "kinds", "without", "faults", "plan", "settings", "timing", "weather", "load")
 _KEYS: Final = (
     "name",
     "removes",

@@ -42,21 +42,21 @@ def _fail(text: str, as_json: bool) -> None:
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
-    default=Terms.seeds,
+    default=Terms().seeds,
     show_default=True,
     help="most seeds for each mutant",
 )
 @click.option(
     "--stop",
     type=click.IntRange(min=0),
-    default=Terms.stop,
+    default=Terms().stop,
     show_default=True,
     help="detections after which a mutant is done; 0: never",
 )
 @click.option(
     "--budget",
     type=click.FloatRange(min=1),
-    default=Terms.budget,
+    default=Terms().budget,
     show_default=True,
     help="most seconds for each mutant",
 )

@@ -37,6 +37,10 @@ class Terms:
     budget: float = 120.0
     """Seconds for each mutant."""
 
+    def most(self, focus: str) -> int:
+        """Most seeds for a mutant of this focus: `times` as many where seeds are cheap."""
+        return self.seeds * int(focuses()[focus].get("times", 1)) if focus else self.seeds
+
 
 @dataclass(slots=True)
 class Finding:
@@ -202,10 +206,10 @@ def run_mutant(mutant: Mutant, terms: Terms) -> Finding:
     """Run a mutant of the core until it was caught `stop` times."""
     finding = Finding(mutant)
     for row in seeds(
-        [mutant.name], mutant.focus, terms.first, terms.seeds, terms.stop, mutant.purpose, terms.budget
+        [mutant.name], mutant.focus, terms.first, terms.most(mutant.focus), terms.stop, mutant.purpose, terms.budget
     ):
         finding.take(row)
-    enough = finding.seeds >= terms.seeds or (terms.stop and finding.detections >= terms.stop)
+    enough = finding.seeds >= terms.most(mutant.focus) or (terms.stop and finding.detections >= terms.stop)
     finding.truncated = not enough
     return finding
 

@@ -1,7 +1,7 @@
 """The process in which a mutant lives: it is told what to run, and says a line of JSON about every seed.
 
-Nothing of the project is imported before the mutants are made. A line in: `{mutants, focus, first, count, stop, patience}`; `stop`: after so
-many seeds that count as caught, 0 for never. Lines out: `{seed, outcome, oracle, text, crash, details}`.
+Nothing of the project is imported before the mutants are made. A line in: `{mutants, focus, first, count, stop, purpose, patience}`;
+`stop`: after so many seeds that count as caught, 0 for never. Lines out: `{seed, outcome, oracle, text, crash, details}`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from sim.explore.mutants import LIVENESS, MutantError
 from sim.explore.mutants_import import activate
@@ -24,17 +24,12 @@ class _TooLong(BaseException):
     """A seed has run for longer than its patience; it must pass every `except Exception`."""
 
 
-EXTRA: Final = tuple(
-    f"sim.oracles.{name}"
-    for name in ("promises:VotesOnDisk", "promises:KeptWord", "promises:OwnTermCommits", "calm:Undisturbed")
-)
-"""Oracles beyond those of every run."""
-
-
 def plan_of(focus: dict[str, Any], seed: int) -> Plan:
-    """The plan of a seed, narrowed by a focus (a table of `focus.toml`; empty: the general campaign). `kinds` and `without` are those
-    of a campaign; `faults` replaces the schedule: each has a `kind`, `every` so many microseconds for `lasts` (both drawn around that),
-    and `params`, of which a list means: draw one of these. The other tables override fields. Raises FaultError."""
+    """The plan of a seed, narrowed by a focus (a table of `focus.toml`; empty: the general campaign).
+
+    `kinds` and `without` are those of a campaign. `faults` replaces the schedule: each has a `kind`, comes `every` so many
+    microseconds for `lasts` (both drawn around that), and has `params`, of which a list means: draw one of these. The other
+    tables override fields of the plan. Raises FaultError."""
     import dataclasses
 
     from sim.faults.swarm import Options, draw
@@ -47,12 +42,13 @@ def plan_of(focus: dict[str, Any], seed: int) -> Plan:
         timing={**plan.timing, **focus.get("timing", {})},
         weather=dataclasses.replace(plan.weather, **_tuples(focus.get("weather", {}))),
         load=dataclasses.replace(plan.load, **_tuples(focus.get("load", {}))),
-        oracles=EXTRA,
         **_tuples(focus.get("plan", {})),
     )
     if "faults" in focus:
-        plan = dataclasses.replace(plan, schedule=_schedule(focus["faults"], plan))
-    return plan
+        schedule = _schedule(focus["faults"], plan)
+    else:  # a shorter run has room for the earlier ones only
+        schedule = tuple(fault for fault in plan.schedule if fault.until <= plan.duration)
+    return dataclasses.replace(plan, schedule=schedule)
 
 
 def _schedule(templates: list[dict[str, Any]], plan: Plan) -> tuple[Fault, ...]:
@@ -80,8 +76,10 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def counts(row: dict[str, Any], purpose: str) -> bool:
-    """Whether what became of a seed counts as caught: an oracle or a checker objected from outside, or, for a safeguard of liveness,
-    nothing went on. A crash of the core never counts, nor what merely came of one."""
+    """Whether what became of a seed counts as caught.
+
+    It does if an oracle or a checker objected from outside, or, for a safeguard of liveness, if nothing went on. A crash of the
+    core never counts, nor does a run that stood still because of one."""
     return row["outcome"] == "violation" or (
         row["outcome"] == "liveness" and purpose == LIVENESS and not row["crash"]
     )

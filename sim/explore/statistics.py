@@ -10,9 +10,9 @@ Z95: Final = 1.959963984540054
 
 
 def wilson(hits: int, trials: int, z: float = Z95) -> tuple[float, float]:
-    """The Wilson score interval of a proportion (Wilson, JASA 22, 1927): sound for few hits, none, or nothing but hits. No trials: (0, 1).
+    """The Wilson score interval of a proportion (Wilson, JASA 22, 1927): sound for few hits, for none, for nothing but hits.
 
-    Raises ValueError unless 0 <= hits <= trials."""
+    No trials: (0, 1). Raises ValueError unless 0 <= hits <= trials."""
     if not 0 <= hits <= trials:
         raise ValueError(f"{hits} hits in {trials} trials")
     if not trials:

@@ -237,7 +237,7 @@ def _amid_the_start(world: World, running: Running, host: Host) -> Course:
 class Halt(DiskFault):
     """The machine stops at the `count`-th operation that changes the disk."""
 
-    ops = (Create, Append, Sync, SyncDirectory, Rename, Remove, Truncate)
+    ops: tuple[type, ...] = (Create, Append, Sync, SyncDirectory, Rename, Remove, Truncate)
 
     def __init__(self, rng: Random, count: int) -> None:
         super().__init__(rng)

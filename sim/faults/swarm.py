@@ -79,7 +79,7 @@ def draw(seed: int, options: Options = Options()) -> Plan:
             "uncommitted_bytes": rng.choice((2_000, 64 << 20, 64 << 20)),
         },
         settings={
-            "snapshot_bytes": rng.choice((1_500, 6_000, 8 << 20)),
+            "snapshot_bytes": rng.choice((2_500, 6_000, 8 << 20)),
             "max_sessions": rng.choice((6, 4096)),
             "session_ttl": rng.choice((1_200_000, 600_000_000)),
             "queries_in_queue": rng.choice((2, 512)),
@@ -93,9 +93,12 @@ def draw(seed: int, options: Options = Options()) -> Plan:
             bulk=rng.choice((10, 10, 30_000, 400_000)),
         ),
         load=Load(
-            batch=rng.choice((2, 5, 7)),
+            pause=(300_000, 900_000) if rng.random() < 0.1 else (100_000, 600_000),
+            beat=rng.choice((0, 250_000)) if rng.random() < 0.15 else 500_000,
+            batch=rng.choice((2, 3, 3)),
             window=rng.choice((2, 8, 12)),
-            patience=rng.choice(((8_000, 30_000), (60_000, 120_000), (60_000, 120_000))),
+            patience=(8_000, 30_000) if rng.random() < 0.15 else (60_000, 120_000),
+            wander=rng.choice((0.02, 0.02, 0.15)),
             sleep=rng.choice((0.0, 0.0, 0.03)),
         ),
         drift=rng.choice((0, 0, 200)),

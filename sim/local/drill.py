@@ -154,7 +154,7 @@ class Drill:
                     behind = await self._catch_up(cluster, client)
                     assert self._faults is not None
                     await self._faults.collect()
-                    self._write_facts(load, load_begin, load_end, behind)
+                    self._write_facts(cluster, load, load_begin, load_end, behind)
                 nursery.cancel_scope.cancel()
 
     async def _load(self, cluster: Cluster, power: Control, client: Client, load: Load) -> int:
@@ -262,7 +262,9 @@ class Drill:
             await trio.sleep(0.1)
         return behind
 
-    def _write_facts(self, load: Load, load_begin: int, load_end: int, behind: list[str]) -> None:
+    def _write_facts(
+        self, cluster: Cluster, load: Load, load_begin: int, load_end: int, behind: list[str]
+    ) -> None:
         assert self._outages is not None
         assert self._faults is not None
         facts = {
@@ -276,6 +278,13 @@ class Drill:
             "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "cuts": sorted(self._outages.records, key=lambda cut: int(cut["at_us"])),
             "faults": sorted(self._faults.records, key=lambda fault: int(fault["number"])),
+            "nodes": {
+                place.id: {
+                    "domain": place.domain,
+                    "data": str(cluster.data_folders()[place.id].relative_to(self.folder.resolve())),
+                }
+                for place in cluster.nodes
+            },
             "links": self.links,
             "machine": self.scenario.workload.machine,
             **load.facts(),

@@ -22,7 +22,6 @@ from sim.check.history import Operation, read_history
 from sim.check.replicated import NodeState
 from sim.check.verdict import Check, Cut, Quality, Requirements, RunFacts, assemble, write_verdict
 from sim.check.whole import check_everything
-from sim.local import layout
 from sim.scenario import Scenario
 from sim.workload.quality import Questions, evaluate, prequential
 from sim.workload.stream import Stream
@@ -108,12 +107,12 @@ def judge(
     """Check a finished run whose nodes are down; writes and returns the verdict. `stream`: what a ranking machine learned
     from. Raises OSError, HistoryError."""
     facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    cluster = layout.load(run / "cluster")
+    domains = {node: place["domain"] for node, place in facts["nodes"].items()}
+    folders = {node: run / place["data"] for node, place in facts["nodes"].items()}
     say("reading the history")
     operations = read_history(run / "history.jsonl")
     final = {node: (int(index), bytes.fromhex(digest)) for node, (index, digest) in facts["digests"].items()}
-    say(f"checking {len(operations):,} operations against the archived logs of {len(cluster.nodes)} nodes")
-    folders = cluster.data_folders()
+    say(f"checking {len(operations):,} operations against the archived logs of {len(folders)} nodes")
     fresh_ms = scenario.cluster.timing.get("fresh_ms", 1000)
     checked = check_everything(
         operations,
@@ -121,9 +120,8 @@ def judge(
         NodeState(RankingMachine() if stream is not None else KvMachine()),
         fresh_limit_us=fresh_ms * 1000,
         digests_at=sorted({index for index, _ in final.values()}),
-        members=len(cluster.nodes),
+        members=len(folders),
     )
-    domains = {place.id: place.domain for place in cluster.nodes}
     cuts = [Cut(**cut) for cut in facts["cuts"]]
     qualities: tuple[Quality | None, Quality | None] = (None, None)
     more = _more(facts)
@@ -131,7 +129,7 @@ def judge(
         more += _progress(operations, facts, scenario.require)
     if stream is not None:
         say("measuring what was learned, with and without cuts")
-        log = ArchivedLog(folders, members=len(cluster.nodes))
+        log = ArchivedLog(folders, members=len(folders))
         qualities = measure_quality(log, stream, scenario, facts["interactions_sent"])
     else:
         say("searching for an order of the operations on each key")
@@ -268,7 +266,17 @@ def _more(facts: dict[str, Any]) -> list[Check]:
             else "; ".join(facts["surprises"]),
             len(facts["cuts"]) + len(facts["faults"]) + 1,
         ),
+        *_watched(facts.get("oracles")),
     ]
+
+
+def _watched(oracles: dict[str, Any] | None) -> list[Check]:
+    """What watched from within: only a virtual world can be watched so."""
+    if oracles is None:
+        return []
+    names = oracles["names"]
+    detail = oracles["violation"] or f"{len(names)} oracles watched every turn of every node: {', '.join(names)}"
+    return [Check("oracles_silent", not oracles["violation"], detail, len(names))]
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -22,14 +22,20 @@ CLIENTS = st.integers(0, 6)
 PLACES = st.integers(0, 20)
 
 
-class WorldMachine(RuleBasedStateMachine):
-    """Use it as it is, `TestMine = WorldMachine.TestCase`, or as a base: another `plan` (protocol, machine, oracles, size), more rules
-    (`self.world` is the world; run what may raise a verdict through `self.step`), more invariants, other kinds of faults.
+def _troubles(machine: WorldMachine) -> st.SearchStrategy[Fault]:
+    return faults(kinds=machine.kinds, nodes=machine.plan.nodes)
 
-    Clients do nothing by themselves: they write and ask by rules. A run begins with a leader and open sessions, and ends with every
-    fault gone: all nodes must become alike, and the history must be linearizable."""
+
+class WorldMachine(RuleBasedStateMachine):
+    """Use it as it is, `TestMine = WorldMachine.TestCase`, or as a base: another `plan` (protocol, machine, oracles, size), other
+    `kinds` of faults, more rules (`self.world` is the world; run what may raise a verdict through `self.step`), more invariants.
+
+    Clients do nothing by themselves: they write and ask by rules. A run begins with a leader and open sessions, and ends with
+    every fault gone: all nodes must become alike, and the history must be linearizable."""
 
     plan: ClassVar[Plan] = Plan(0, clients=2, operations=0)
+    kinds: ClassVar[Sequence[str]] = ()
+    """What `trouble` draws from; none: the whole catalogue."""
 
     outages = Bundle("outages")
     troubles = Bundle("troubles")
@@ -118,7 +124,7 @@ class WorldMachine(RuleBasedStateMachine):
         """No sync of a node's disk returns."""
         return self._inject("disk stall", {"node": node % len(self.world.names)})
 
-    @rule(target=troubles, fault=faults())
+    @rule(target=troubles, fault=st.runner().flatmap(_troubles))
     def trouble(self, fault: Fault) -> Running:
         """Any fault of the catalogue."""
         return self._inject(fault.kind, fault.params)

@@ -31,6 +31,8 @@ NO_QUORUM: Final = int(Code.NO_QUORUM)
 NOT_LEADER: Final = int(Code.NOT_LEADER)
 REDIRECT: Final = 1_000
 """Microseconds from a redirection to the next attempt."""
+TOGETHER: Final = 120
+"""Microseconds within which clients begin that begin together."""
 UNKNOWN_SESSION: Final = int(Code.UNKNOWN_SESSION)
 CONSISTENCIES: Final = ("any", "bounded", "linearizable")
 
@@ -41,6 +43,8 @@ class Load:
 
     pause: tuple[int, int] = (300_000, 900_000)
     """Between two things that a client does."""
+    beat: int = 0
+    """Above 0: clients begin only at multiples of this, so that many ask at the same time."""
     batch: int = 5
     """Most commands in one request."""
     window: int = 8
@@ -127,7 +131,10 @@ class Client:
                 self._hang_up(rng.choice(world.names))
             if load.sleep and rng.random() < load.sleep:
                 pause += 2 * world.settings.session_ttl
-        world.timeline.after(pause, self.act, self._turn)
+        due = world.timeline.now + pause
+        if load.beat:
+            due = (due // load.beat + 1) * load.beat + rng.randrange(TOGETHER)
+        world.timeline.at(due, self.act, self._turn)
 
     def act_once(self) -> None:
         """Do something now, whatever it was waiting for."""

@@ -25,6 +25,7 @@ from node.snapshot import SnapshotError
 from node.state import ReplicatedState
 from sim.virtual.clock import Clock
 from sim.virtual.disk import MemoryDisk
+from sim.virtual.loss import PowerLoss
 from sim.virtual.watched import WatchedState
 
 if TYPE_CHECKING:
@@ -224,10 +225,10 @@ class Host:
         for hook in world.on_down:
             hook(self)
 
-    def cut_power(self, by: Running | None = None) -> None:
-        """The power goes: memory is lost, and of unsynced bytes and names what the disk's law says."""
+    def cut_power(self, by: Running | None = None) -> PowerLoss:
+        """The power goes: memory is lost, and of unsynced bytes and names what the disk's law says. What was lost."""
         if self.replica is None:
-            return
+            return PowerLoss()
         loss = self.disk.cut(self._power_rng)
         if by is not None:
             by.bite("nodes without power")
@@ -240,6 +241,7 @@ class Host:
                 if count:
                     by.bite(what)
         self._gone("power", loss.unsynced_bytes)
+        return loss
 
     def kill(self, by: Running | None = None) -> None:
         """The process dies at once; what it had written stays in the kernel."""
@@ -318,13 +320,22 @@ class Host:
         except Exception as error:
             self.world.core_failed(self, error)
             return
+        if replica.idle(local):
+            deadline = replica.deadline
+            due = deadline - self._skew if self._skew is not None else self.clock.when(deadline)
+            if due < self._timer_at:
+                self._arm(due)
+            return
         self._turn(now, local)
 
     def hear_client(self, carried: tuple[Connection, Any]) -> None:
         """A message from a client, on a connection."""
         connection, message = carried
         if self.replica is not None and connection.life == self.life:
-            self._arrived((_CLIENT, connection, message))
+            # What clients send stays on the socket until the next look at it: those who ask together share an entry.
+            self._inbox.append((_CLIENT, connection, message))
+            if not self._waking:
+                self._wake_at(max(self.free_at, self._timeline.now + TURN))
 
     def _arrived(self, item: tuple[int, Any, Any]) -> None:
         if self._timeline.now >= self.free_at and not self._waking:

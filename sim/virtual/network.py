@@ -51,6 +51,8 @@ class Condition:
     high: int = 0
     free_at: int = 0
     """For a capacity: when the line is free again."""
+    bytes_per_s: int = 0
+    """For a capacity: what a message takes depends on its size, too; 0: it does not."""
 
 
 class Link:
@@ -227,7 +229,7 @@ class Link:
                 self._corrupt(message, number, condition)
                 return False
             if kind == "capacity":
-                waits = self._queue(condition)
+                waits = self._queue(condition, message)
                 if waits < 0:
                     self._drop(message, number, "queue full", by, "overflowed")
                     return False
@@ -248,14 +250,18 @@ class Link:
             self._carry(message, number, late, bulk)
         return False
 
-    def _queue(self, condition: Condition) -> int:
+    def _queue(self, condition: Condition, message: Any) -> int:
         """Microseconds that a message waits for the line; -1: the queue is full. `low`: time that a message takes, `high`: the
         longest wait."""
         now = self._timeline.now
         waits = max(0, condition.free_at - now)
         if waits > condition.high:
             return -1
-        condition.free_at = now + waits + condition.low
+        takes = condition.low
+        if condition.bytes_per_s:
+            takes += size_of(message) * 1_000_000 // condition.bytes_per_s
+            waits += takes  # a line that is slow is so for the first message, too
+        condition.free_at = now + waits + (0 if condition.bytes_per_s else takes)
         if waits:
             condition.by.bite("queued")
         return waits
@@ -293,6 +299,12 @@ def _nobody(message: Any) -> None:
 
 
 _BITES: Final = {"delay": "delayed", "duplicate": "duplicated", "reorder": "reordered"}
+
+
+def size_of(message: Any) -> int:
+    """Bytes of a message on the wire, without any frame."""
+    body = message[1] if type(message) is tuple else message
+    return len(wire.encode(body)) if hasattr(body, "__dataclass_fields__") else 0
 
 
 def recoded(message: Any) -> Any:

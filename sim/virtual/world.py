@@ -167,8 +167,12 @@ class World:
         }
         for host in self.hosts.values():
             host.listen()
-        self.clients = [Client(self, name, plan.load) for name in clients]
+        self.clients = [self.make_client(name) for name in clients]
         self.running = [Running(self, fault) for fault in plan.schedule]
+
+    def make_client(self, name: str) -> Client:
+        """A client of that name; a world of another kind may have others, with the same face."""
+        return Client(self, name, self.plan.load)
 
     # ---------------------------------------------------------------------------------------------------- the run
 
@@ -255,6 +259,8 @@ class World:
             hook()
 
     def _begin(self, running: Running) -> None:
+        if self.phase != "faults":
+            return  # an edited schedule may reach beyond the part with faults
         if self.trace is not None:
             fault = running.fault
             self.trace.tell(

@@ -18,7 +18,8 @@ from sim.faults.fault import Fault
 from sim.faults.kind import FaultError
 from sim.faults.swarm import Options, draw
 from sim.oracles.oracle import Oracle, Violation
-from sim.virtual import subjects
+from sim.virtual import judge, subjects
+from sim.virtual.client import Load
 from sim.virtual.host import Host
 from sim.virtual.plan import Plan, dumps, loads
 from sim.virtual.subjects import KvWorkload, SubjectError
@@ -285,3 +286,15 @@ def test_plain_options_make_a_plan_for_any_number_of_nodes() -> None:
         result = run(replace(draw(nodes, Options(nodes=nodes, clients=2)), duration=2_000_000, operations=20))
         assert result.outcome == OK, result.text
     assert subjects.protocol("raft").vital == 0
+
+
+def test_an_age_is_read_from_its_nodes_clock_and_judged_by_the_slowest_that_clock_ever_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = Fault(0, "drift", 200_000, 1_900_000, {"ppm": [0, -300_000, -300_000]})
+    plan = replace(SHORT, schedule=(slow,), duration=2_000_000, clients=3, load=Load(pause=(5_000, 20_000)))
+    plans = [replace(plan, seed=seed) for seed in range(4)]
+    for each in plans:
+        assert run(each).outcome == OK
+    monkeypatch.setattr(judge, "_in_world_time", lambda world: world.history)
+    assert {run(each).oracle for each in plans} >= {"history: ages true"}
