@@ -69,7 +69,7 @@ the log, must never be taken for one of this life's."""
 class Settings:
     """Bounds and paces of a replica; times in microseconds."""
 
-    barrier: int = 200_000
+    barrier: int = 250_000
     """Pace of the read barriers by which a node knows its age."""
     fresh: int = 1_000_000
     """Answers up to this age are called `fresh`."""
@@ -270,11 +270,11 @@ class Replica:
         effects.again = again
         return effects
 
-    def idle(self, now: int) -> bool:
-        """Whether a turn now would do nothing: what has arrived asked for nothing, and nothing is due. Most acknowledgements that a
-        leader gets are of that kind; whoever runs the node may then leave the turn out, but must look at `deadline` again."""
+    def idle_until(self, now: int) -> int:
+        """`deadline` if a turn now would do nothing, because what has arrived asked for nothing and nothing is due; else 0. Most
+        acknowledgements that a leader gets are of that kind, and whoever runs the node may leave the turn out."""
         effects, desk = self._effects, self.desk
-        return not (
+        if (
             effects.peers
             or effects.clients
             or effects.jobs
@@ -286,8 +286,10 @@ class Replica:
             or desk.returned
             or desk.ready
             or self._compaction.rotate
-            or now >= self.deadline
-        )
+        ):
+            return 0
+        due = self.deadline
+        return due if now < due else 0
 
     @property
     def busy(self) -> bool:

@@ -5,7 +5,6 @@ Exit codes: 0 every check holds, 1 a check failed, 2 bad input, 3 the run could 
 
 from __future__ import annotations
 
-import importlib
 import json
 import secrets
 import shlex
@@ -28,6 +27,7 @@ from sim.local.layout import NAMESPACES, NETWORKS, RELAY, ClusterError
 from sim.local.links import LinksError
 from sim.local.progress import panel, verdict_table
 from sim.report.html import render
+from sim.virtual import drill as virtual
 from sim.workload import movielens
 from sim.workload.stream import DataError, Stream
 from sim.workload.synthetic import synthetic
@@ -114,13 +114,11 @@ def run(
         if ratings is not None and use_synthetic:
             raise scenarios.ScenarioError("--ratings and --synthetic exclude each other")
         given = ratings is not None or use_synthetic
-        if given and world == "virtual":
-            raise scenarios.ScenarioError("--ratings and --synthetic belong to --world local")
         if given and plan.workload.machine != "ranking":
             raise scenarios.ScenarioError(
                 f"{scenario} has a key-value load: --ratings and --synthetic say what a ranking machine learns from"
             )
-        learns = plan.workload.machine == "ranking" and world == "local"
+        learns = plan.workload.machine == "ranking"
         stream = load_stream(ratings, use_synthetic, seed) if learns else None
     except (scenarios.ScenarioError, DataError, LinksError) as error:
         fail(2, str(error), as_json)
@@ -137,14 +135,14 @@ def run(
     if folder.exists() and any(folder.iterdir()):
         fail(2, f"{folder} is not empty; give another --out", as_json)
     folder.mkdir(parents=True, exist_ok=True)
-    about = stream.report if stream is not None else f"links: {links if world == 'local' else 'virtual'}"
+    about = f"links: {links if world == 'local' else 'virtual'}" + (f"; {stream.report}" if stream else "")
     console.print(
         f"[bold]{command}[/bold]\n{plan.title}; {about}; everything goes to {folder}", soft_wrap=True
     )
     (folder / "scenario.toml").write_text(scenarios.source(scenario), encoding="utf-8")
     try:
         verdict = (
-            run_virtual(plan, seed, folder)
+            run_virtual(plan, stream, folder, seed, command)
             if world == "virtual"
             else run_local(plan, stream, folder, seed, command, links)
         )
@@ -156,12 +154,19 @@ def run(
         fail(3, "interrupted; the cluster was taken down", as_json)
     except HistoryError as error:
         fail(1, str(error), as_json)
-    report = render(folder)
+    report, lanes = render(folder), folder / virtual.LANES
     if as_json:
-        click.echo(json.dumps({**verdict, "folder": str(folder), "report": str(report)}))
+        paths = {
+            "folder": str(folder),
+            "report": str(report),
+            **({"lanes": str(lanes)} if lanes.exists() else {}),
+        }
+        click.echo(json.dumps({**verdict, **paths}))
     else:
         console.print(verdict_table(verdict))
     console.print(f"{sentence(verdict)}\nreport: {report}", soft_wrap=True)
+    if lanes.exists():
+        console.print(f"message by message: {lanes}", soft_wrap=True)
     sys.exit(exit_code(verdict))
 
 
@@ -183,19 +188,12 @@ def check_world(plan: scenarios.Scenario, world: str, links: str) -> None:
         namespaces.check()
 
 
-def run_virtual(plan: scenarios.Scenario, seed: int, folder: Path) -> dict[str, Any]:
-    """The scenario on virtual time. Raises ScenarioError for one that this world cannot run."""
-    try:
-        virtual = importlib.import_module("sim.virtual.drill")
-    except ModuleNotFoundError as error:
-        if error.name != "sim.virtual.drill":
-            raise
-        raise scenarios.ScenarioError(
-            "this checkout has no virtual world for drills; take --world local"
-        ) from None
+def run_virtual(
+    plan: scenarios.Scenario, stream: Stream | None, folder: Path, seed: int, command: str
+) -> dict[str, Any]:
+    """The scenario on virtual time. Raises ScenarioError for one that this world cannot run, HistoryError."""
     with console.status("on virtual time"):
-        verdict: dict[str, Any] = virtual.run(plan, seed, folder)
-    return verdict
+        return virtual.run(plan, seed, folder, command, stream)
 
 
 def run_local(

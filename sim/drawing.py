@@ -29,7 +29,8 @@ def deal(nodes: int, domains: int) -> dict[str, str]:
 
 
 def stream(seed: int, number: int) -> random.Random:
-    """What the scenario's `number`-th fault draws from: a stream of its own, so that taking one fault out leaves the others as they were."""
+    """What the scenario's `number`-th fault draws from: a stream of its own, so that taking one fault out leaves the others
+    as they were."""
     return random.Random(f"{seed}/fault/{number}")
 
 
@@ -89,8 +90,8 @@ def domain_to_cut(
     dark: Container[str],
     touched: Container[str],
 ) -> str:
-    """The domain that a cut falls on. `leading`: the leader's; `dark`: those without power; `touched`: those that were cut before.
-    Raises Undrawable."""
+    """The domain that a cut falls on. `leading`: the leader's; `dark`: those without power; `touched`: those that were cut
+    before. Raises Undrawable."""
     if cut.domain == "leader":
         if leading is None:
             raise Undrawable("no leader is known; the cut of its domain cannot be made")

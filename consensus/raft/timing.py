@@ -13,7 +13,7 @@ class SafetyViolation(Exception):
 class Timing:
     """Times in microseconds. Raises ValueError where they leave no room for an election."""
 
-    heartbeat: int = 40_000
+    heartbeat: int = 50_000
     election: int = 120_000
     """Lowest election time-out; each one is drawn from [election, 2 * election)."""
     stall: int = 500_000

@@ -94,10 +94,10 @@ def _bounded(default: int, low: int, high: int) -> Any:
 class Timing:
     """[timing]"""
 
-    heartbeat_ms: int = _bounded(40, 1, 60_000)
+    heartbeat_ms: int = _bounded(50, 1, 60_000)
     election_ms: int = _bounded(120, 3, 600_000)
     """Lowest election time-out; the actual one is drawn from [election_ms, 2 * election_ms)."""
-    barrier_ms: int = _bounded(200, 1, 60_000)
+    barrier_ms: int = _bounded(250, 1, 60_000)
     fresh_ms: int = _bounded(1000, 1, 3_600_000)
     digest_ms: int = _bounded(1000, 10, 3_600_000)
     session_ttl_s: int = _bounded(600, 1, 31_536_000)

@@ -361,10 +361,13 @@ def sentence(verdict: Mapping[str, Any]) -> str:
 
 def _sentence_of_faults(verdict: Mapping[str, Any]) -> str:
     faults, cuts = verdict["faults"], len(verdict["cuts"])
-    dropped = sum(fault["counts"].get("dropped_bytes", 0) for fault in faults)
+    lost = ""
+    for unit in ("messages", "packets", "bytes"):  # a virtual network counts messages, a real one bytes
+        dropped = sum(fault["counts"].get(f"dropped_{unit}", 0) for fault in faults)
+        lost = f" ({dropped:,} {unit} never arrived)" if dropped else lost
     power = f", the power went out {cuts} time{'s' if cuts != 1 else ''}" if cuts else ""
     return (
-        f"{len(faults)} fault{'s' if len(faults) != 1 else ''} bit ({dropped:,} bytes never arrived){power}; all "
+        f"{len(faults)} fault{'s' if len(faults) != 1 else ''} bit{lost}{power}; all "
         f"{verdict['acked_updates']:,} acknowledged writes are still there, and {verdict['rank_requests']:,} reads were "
         "answered as the log has it or not at all."
     )

@@ -104,6 +104,8 @@ def run_seed(focus: dict[str, Any], seed: int, patience: int) -> dict[str, Any]:
             "details": result.details,
         }
         row["crash"] = world.core_error
+        writes = sum(done.op == "write" and done.outcome == "ok" for done in world.history)
+        row["details"]["run: acknowledged writes"] = writes
     except _TooLong:
         row = {
             "outcome": "too long",

@@ -9,7 +9,7 @@ from typing import Any
 import trio
 
 from node.io.client import Client
-from sim.faults import shapes
+from sim import drawing
 from sim.local.control import Control
 from sim.local.layout import Cluster, ClusterError
 from sim.local.links import Pair
@@ -39,22 +39,9 @@ class Faults:
         """Carry the scenario's `number`-th fault out, `at_s` seconds from now. Raises ClusterError."""
         await trio.sleep(plan.at_s)
         leader = await leader_of(self._client)
-        rng = random.Random(f"{self._seed}/fault/{number}")
-        label = f"fault {number}"
-        record: dict[str, Any] = {
-            "number": number,
-            "label": label,
-            "kind": plan.kind,
-            "what": plan.what,
-            "leader": leader,
-            "node": None,
-            "pairs": [],
-            "progress": plan.progress and plan.quorum,
-            "until_us": None,
-            "bit": False,
-            "counts": {},
-            "by_direction": [],
-        }
+        rng = drawing.stream(self._seed, number)
+        record = drawing.new_record(number, plan, leader)
+        label = record["label"]
         words = f"{plan.kind} {plan.what}"
         self._live.faults[label] = words
         self.records.append(record)
@@ -92,20 +79,11 @@ class Faults:
 
     def directions(self, plan: FaultPlan, leader: str | None, rng: random.Random) -> list[Pair]:
         """The directions that a fault of links is laid on. Raises ClusterError if it needs a leader and there is none."""
-        nodes = [place.id for place in self._cluster.nodes]
-        if plan.shape:
-            domains = {place.id: place.domain for place in self._cluster.nodes}
-            return shapes.grudge(plan.shape, shapes.Setting(nodes, leader, domains), rng)
-        if not plan.pairs:
-            return [(a, b) for a in nodes for b in nodes if a != b]
-        found = []
-        for words in plan.pairs:
-            if leader is None and "leader" in words:
-                raise ClusterError(f"no leader is known; {words} cannot be drawn")
-            sender, receiver = (leader or "" if end == "leader" else end for end in words.split(">"))
-            if sender != receiver:
-                found.append((sender, receiver))
-        return found
+        domains = {place.id: place.domain for place in self._cluster.nodes}
+        try:
+            return drawing.directions(plan, domains, leader, rng)
+        except drawing.Undrawable as error:
+            raise ClusterError(str(error)) from None
 
     async def _on_links(self, plan: FaultPlan, record: dict[str, Any], rng: random.Random) -> None:
         pairs = self.directions(plan, record["leader"], rng)
@@ -130,14 +108,10 @@ class Faults:
     # ------------------------------------------------------------------------------------------ processes
 
     def _pick(self, plan: FaultPlan, leader: str | None, rng: random.Random) -> str:
-        nodes = [place.id for place in self._cluster.nodes]
-        if plan.node == "leader":
-            if leader is None:
-                raise ClusterError(f"no leader is known; the {plan.kind} of it cannot be carried out")
-            return leader
-        if plan.node == "follower":
-            return rng.choice([node for node in nodes if node != leader])
-        return rng.choice(nodes) if plan.node == "any" else plan.node
+        try:
+            return drawing.victim(plan, [place.id for place in self._cluster.nodes], leader, rng)
+        except drawing.Undrawable as error:
+            raise ClusterError(str(error)) from None
 
     async def _on_node(self, plan: FaultPlan, record: dict[str, Any], rng: random.Random) -> None:
         record["node"] = node = self._pick(plan, record["leader"], rng)

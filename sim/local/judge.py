@@ -275,7 +275,9 @@ def _watched(oracles: dict[str, Any] | None) -> list[Check]:
     if oracles is None:
         return []
     names = oracles["names"]
-    detail = oracles["violation"] or f"{len(names)} oracles watched every turn of every node: {', '.join(names)}"
+    detail = (
+        oracles["violation"] or f"{len(names)} oracles watched every turn of every node: {', '.join(names)}"
+    )
     return [Check("oracles_silent", not oracles["violation"], detail, len(names))]
 
 

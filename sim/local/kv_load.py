@@ -1,28 +1,23 @@
-"""A load on a key-value machine: some clients, few keys, unique values, one operation at a time each.
-
-Small on purpose: few keys make operations meet, unique values let a checker tell which write a read saw."""
+"""A load on a key-value machine of real processes: some clients, one operation at a time each."""
 
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-import msgpack
 import trio
 
 from node.io.client import Client, open_client
-from node.io.client_types import ClientError, EventHook, OutcomeUnknown, QueryFailed
-from node.kv import append, cas, get, put
-from node.protocol import Consistency
+from node.io.client_types import ClientError, EventHook, NotDone, QueryFailed
 from sim.check.history import HistoryWriter, Operation
 from sim.local.layout import Cluster
 from sim.local.links import now_us
 from sim.scenario import Scenario, Workload
+from sim.workload.kv import Ask, KvMix
+from sim.workload.record import query_answered, query_failed, query_of, write_settled
 
 CONNECT_S: Final = 20.0
-_NAMES = {Consistency.ANY: "any", Consistency.BOUNDED: "bounded", Consistency.LINEARIZABLE: "linearizable"}
 
 
 class KvLoad:
@@ -37,8 +32,6 @@ class KvLoad:
         self._seed = seed
         self._events = events
         self._clients: list[Client] = []
-        self._keys = [f"k{number}".encode() for number in range(self._plan.keys)]
-        self._registers = self._keys[: -(-len(self._keys) // 2)]
         self.writes = 0
         self.acked = 0
         self.unknown = 0
@@ -91,87 +84,53 @@ class KvLoad:
         }
 
     async def _ask(self, number: int, client: Client, enough: Callable[[float], bool]) -> None:
-        rng = random.Random(f"{self._seed}/kv/{client.name}")
-        seen: dict[bytes, bytes | None] = {}
+        mix = KvMix(self._plan, client.name, self._seed)
         began = trio.current_time()
         pause = self._plan.clients / self._plan.per_s
         due = began + pause * number / self._plan.clients
-        count = 0
         while True:
             # What an outage held back is not made up for: a storm of clients is another scenario.
             due = max(due + pause, trio.current_time())
             await trio.sleep_until(due)
             if enough(trio.current_time() - began):
                 return
-            count += 1
-            key = rng.choice(self._keys)
-            if rng.random() < self._plan.read:
-                await self._read(client, key, self._consistency(rng), seen)
+            ask = mix.next()
+            if ask.command is None:
+                operation = await self._read(client, ask)
             else:
-                await self._write(client, key, f"{client.name}.{count}".encode(), rng, seen)
+                operation = await self._write(client, ask.command)
+            if operation.outcome == "ok":
+                mix.told(ask, operation.result or b"")
 
-    def _consistency(self, rng: random.Random) -> Consistency:
-        draw = rng.random()
-        if draw < self._plan.linearizable:
-            return Consistency.LINEARIZABLE
-        return Consistency.BOUNDED if draw < self._plan.linearizable + self._plan.bounded else Consistency.ANY
-
-    async def _write(
-        self, client: Client, key: bytes, value: bytes, rng: random.Random, seen: dict[bytes, bytes | None]
-    ) -> None:
-        if key not in self._registers:
-            command = append(key, value + b";")
-        elif rng.random() < self._plan.cas:
-            command = cas(key, seen.get(key), value)
-        else:
-            command = put(key, value)
+    async def _write(self, client: Client, command: bytes) -> Operation:
         self.writes += 1
         operation = Operation("write", client.name, now_us(), None, "unknown", command=command)
-        pending = None
         try:
             pending = client.begin(command, deadline_s=self._plan.deadline_s)
-            outcome = await pending.wait()
-        except OutcomeUnknown as error:
-            operation.error = str(error)
-            self.unknown += 1
-        except ClientError as error:
+        except NotDone as error:
             operation.outcome, operation.returned, operation.error = "refused", now_us(), str(error)
-            self.refused += 1
         else:
-            operation.outcome, operation.returned = "ok", now_us()
-            operation.index, operation.place = outcome.index, outcome.place
-            operation.chain, operation.result = outcome.chain, outcome.result
-            self.acked += 1
-            if key in self._registers:
-                told = msgpack.unpackb(outcome.result)
-                seen[key] = value if told[0] == 0 else told[1]
-        if pending is not None:
-            operation.session, operation.seq = pending.session, getattr(pending, "seq", None)
-            operation.attempts = max(pending.attempts, 1)
+            with contextlib.suppress(ClientError):
+                await pending.wait()
+            write_settled(operation, pending, now_us())
+        self.acked += operation.outcome == "ok"
+        self.unknown += operation.outcome == "unknown"
+        self.refused += operation.outcome == "refused"
         self._history.add(operation)
+        return operation
 
-    async def _read(
-        self, client: Client, key: bytes, consistency: Consistency, seen: dict[bytes, bytes | None]
-    ) -> None:
+    async def _read(self, client: Client, ask: Ask) -> Operation:
+        plan = self._plan
         self.reads += 1
-        query = get(key)
-        bounded = consistency == Consistency.BOUNDED
-        operation = Operation(
-            "query", client.name, now_us(), None, "ok", query=query, consistency=_NAMES[consistency],
-            max_age_us=self._plan.max_age_ms * 1000 if bounded else None,
-        )  # fmt: skip
+        operation = query_of(client.name, ask.query, ask.consistency, plan.max_age_ms * 1000, now_us())
         try:
             answer = await client.query(
-                query, consistency, max_age_ms=self._plan.max_age_ms, patience_ms=self._plan.patience_ms
+                ask.query, ask.consistency, max_age_ms=plan.max_age_ms, patience_ms=plan.patience_ms
             )
         except QueryFailed as error:
-            operation.returned, operation.outcome, operation.error = now_us(), "failed", str(error)
+            query_failed(operation, str(error), now_us())
         else:
-            operation.returned = now_us()
-            operation.index, operation.chain, operation.age_us = answer.index, answer.chain, answer.age_us
-            operation.result, operation.node, operation.hedged = answer.result, answer.node, answer.hedged
-            operation.tier, operation.source = answer.tier, "model"
+            query_answered(operation, answer, now_us())
             self.answered += 1
-            if key in self._registers:
-                seen[key] = msgpack.unpackb(answer.result)[0]
         self._history.add(operation)
+        return operation

@@ -28,6 +28,7 @@ from node.io import certificates, config
 from node.io.disk import FileDisk
 from node.journal import Journal
 from node.segment import Identity
+from sim.drawing import deal
 from sim.local import namespaces
 from sim.local.relay import OUTSIDE, Link
 
@@ -310,12 +311,9 @@ def _assign(
     nodes: int, domains: int, base: int
 ) -> tuple[tuple[Place, ...], tuple[tuple[str, str, int], ...]]:
     """Deal nodes to domains and ports to both. The layout of ports depends on the numbers alone."""
-    share, extra = divmod(nodes, domains)
-    sizes = [share + (1 if position < extra else 0) for position in range(domains)]
-    names = [chr(ord("A") + position) for position, size in enumerate(sizes) for _ in range(size)]
     places = tuple(
-        Place(f"n{i + 1}", names[i], base + i, base + nodes + i, base + 2 * nodes + i, base + 3 * nodes + i)
-        for i in range(nodes)
+        Place(name, domain, base + i, base + nodes + i, base + 2 * nodes + i, base + 3 * nodes + i)
+        for i, (name, domain) in enumerate(deal(nodes, domains).items())
     )
     pairs = [(one.id, other.id) for one in places for other in places if one is not other]
     links = tuple((one, other, base + 4 * nodes + i) for i, (one, other) in enumerate(pairs))

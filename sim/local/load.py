@@ -16,17 +16,16 @@ import trio
 
 from node.io.client import Client
 from node.io.client_pending import Pending
-from node.io.client_types import ClientError, NotDone, OutcomeUnknown, QueryFailed
+from node.io.client_types import NotDone, QueryFailed
 from node.protocol import Consistency
 from node.ranking import commands, queries
 from sim.check.history import HistoryWriter, Operation
 from sim.local.links import now_us
 from sim.scenario import Ranking, Scenario, Writing
+from sim.workload.record import query_failed, query_of, ranking_answered, write_settled
 from sim.workload.stream import Stream
 
 Pair = tuple[int, int]
-
-_NAMES = {Consistency.ANY: "any", Consistency.BOUNDED: "bounded", Consistency.LINEARIZABLE: "linearizable"}
 
 
 class Load(Protocol):
@@ -103,28 +102,10 @@ class Writer:
             )
 
     def _record(self, pending: Pending, invoke: int, command: bytes, users: Sequence[int]) -> None:
-        returned = now_us()
-        operation = Operation(
-            "write",
-            self._client.name,
-            invoke,
-            returned,
-            "ok",
-            session=pending.session,
-            seq=getattr(pending, "seq", None),
-            command=command,
-            attempts=max(pending.attempts, 1),
-        )
-        try:
-            outcome = pending.outcome()
-        except OutcomeUnknown as error:
-            operation.outcome, operation.returned, operation.error = "unknown", None, str(error)
-        except ClientError as error:
-            operation.outcome, operation.error = "refused", str(error)
-        else:
-            operation.index, operation.place = outcome.index, outcome.place
-            operation.chain, operation.result = outcome.chain, outcome.result
-            self.last_ack_us = returned
+        operation = Operation("write", self._client.name, invoke, None, "unknown", command=command)
+        write_settled(operation, pending, now_us())
+        if operation.outcome == "ok":
+            self.last_ack_us = operation.returned or 0
             for user in users:
                 if user not in self._known:
                     self._known.add(user)
@@ -190,16 +171,7 @@ class Ranker:
         plan = self._plan
         self.asked += 1
         query = queries.rank(user, plan.k)
-        operation = Operation(
-            "query",
-            self._client.name,
-            now_us(),
-            None,
-            "ok",
-            query=query,
-            consistency=_NAMES[consistency],
-            max_age_us=plan.max_age_ms * 1000 if consistency == Consistency.BOUNDED else None,
-        )
+        operation = query_of(self._client.name, query, consistency, plan.max_age_ms * 1000, now_us())
         try:
             answer = await self._client.query(
                 query,
@@ -211,19 +183,12 @@ class Ranker:
                 fallback_after_ms=plan.fallback_after_ms,
             )
         except QueryFailed as error:
-            operation.returned, operation.outcome, operation.error = now_us(), "failed", str(error)
+            query_failed(operation, str(error), now_us())
             self.failed += 1
         else:
-            operation.returned = now_us()
-            operation.index, operation.chain, operation.age_us = answer.index, answer.chain, answer.age_us
-            operation.result, operation.node, operation.hedged = answer.result, answer.node, answer.hedged
-            if answer.consistency != consistency:
-                # Not what was asked for: the history holds what was granted.
-                operation.consistency = _NAMES[answer.consistency]
-                operation.max_age_us = None
-            operation.source = queries.decode_ranking(answer.result).source
-            operation.tier = answer.tier if operation.source == "model" else operation.source
-            self.by_tier[operation.tier] = self.by_tier.get(operation.tier, 0) + 1
+            ranking_answered(operation, answer, now_us())
+            tier = operation.tier or ""
+            self.by_tier[tier] = self.by_tier.get(tier, 0) + 1
             self.answered += 1
         self._history.add(operation)
 

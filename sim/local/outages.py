@@ -9,6 +9,7 @@ import trio
 
 from node.io.client import Client
 from node.io.client_types import NodeUnavailable
+from sim import drawing
 from sim.local.control import Control
 from sim.local.layout import Cluster, ClusterError
 from sim.local.live import Live
@@ -99,18 +100,10 @@ class Outages:
         leader = self._cluster.node(name) if name is not None else None
         leading = leader.domain if leader is not None else None
         domains = self._cluster.domains
-        if plan.domain == "leader":
-            if leading is None:
-                raise ClusterError("no leader is known; the cut of its domain cannot be made")
-            return leading, leader
-        if plan.domain == "untouched":
-            lit = [name for name in domains if name not in self._live.dark]
-            fresh = [name for name in lit if name not in self._cut_domains] or lit
-            fresh.sort(key=lambda name: name == leading)
-            return fresh[0], leader
-        if plan.domain not in domains:
-            raise ClusterError(f"the scenario cuts {plan.domain!r}; domains are {', '.join(domains)}")
-        return plan.domain, leader
+        try:
+            return drawing.domain_to_cut(plan, domains, leading, self._live.dark, self._cut_domains), leader
+        except drawing.Undrawable as error:
+            raise ClusterError(str(error)) from None
 
 
 async def leader_of(client: Client) -> str | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from consensus.core import NEVER
 from node.io.client_pending import Pending
-from node.io.client_types import Budget, Event, EventHook, QueryResult, Settings
+from node.io.client_types import Budget, EventHook, QueryResult, Settings
 from node.io.client_writes import Writes
 from node.protocol import (
     Answer,
@@ -151,9 +151,10 @@ class DrillClient:
     """One client. What it is told is handed to whoever asked; the history is the load's business."""
 
     def __init__(
-        self, world: World, name: str, domains: dict[str, str], settings: Settings = Settings()
+        self, world: World, name: str, domains: dict[str, str], settings: Settings | None = None
     ) -> None:
-        self.world, self.name, self.settings = world, name, settings
+        self.world, self.name = world, name
+        self.settings = settings = settings or Settings()
         self.events: EventHook = lambda event: None
         self.active = True
         self.done = 0
@@ -191,7 +192,7 @@ class DrillClient:
 
     def begin(self, command: bytes, deadline_s: float, callback: Callable[[Pending], None]) -> Pending:
         """Start a command: see `node.io.client.Client.begin`. Raises NotDone."""
-        return self.writes.begin(command, deadline_s, callback)  # type: ignore[arg-type]
+        return self.writes.begin(command, deadline_s, callback)
 
     def explain(self) -> str:
         """What it waits for."""
@@ -301,9 +302,7 @@ class DrillClient:
             dark = all(channel.link.suspect(now / 1e6) for channel, _ in asking.copies.values())
             if dark or self._hedges.take(1, now / 1e6):
                 self._ask(asking)
-        wake = min(
-            asking.until, asking.fallback_at, asking.hedge_at if asking.copies else asking.next_round
-        )
+        wake = min(asking.until, asking.fallback_at, asking.hedge_at if asking.copies else asking.next_round)
         if wake < asking.timer:
             asking.timer = wake
             self.world.timeline.at(wake, self._ring, (asking, wake))
@@ -320,7 +319,10 @@ class DrillClient:
         domains = [channel.link.domain for channel, _ in asking.copies.values()]
         self._turn += 1
         choice = [
-            ((link.suspect(now / 1e6), link.domain in domains, (place - self._turn) % len(self.links)), link.channel)
+            (
+                (link.suspect(now / 1e6), link.domain in domains, (place - self._turn) % len(self.links)),
+                link.channel,
+            )
             for place, link in enumerate(self.links.values())
             if link.channel is not None and link.node not in asking.tried
         ]

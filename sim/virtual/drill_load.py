@@ -1,4 +1,4 @@
-"""The load of a drill on virtual time: the same operations, at the same pace, as `sim.local.kv_load` and `sim.local.load` make."""
+"""The load of a drill on virtual time: the same operations, at the same pace, as `sim.local.kv_load` and `sim.local.load`."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from consensus import marks
 from consensus.core import NEVER, CoreView, Record
+from consensus.raft.messages import AppendEntriesReply
 from node import snapshot
 from node.disk import JOURNAL, SNAPSHOT, Append, DiskError, Job, Op, Sync, SyncDirectory
 from node.effects import Effects
@@ -83,6 +84,7 @@ class Recorder:
         return self._journal.size
 
     def append(self, records: list[Record]) -> tuple[list[Op], int]:
+        self._host.asserted.clear()
         for hook in self._host.world.on_recorded:
             hook(self._host, records)
         return self._journal.append(records)
@@ -126,6 +128,8 @@ class Host:
         self._timeline = world.timeline
         self._skew = clock.skew
         self._told = (0, 0, 0, 0)
+        self.asserted: dict[str, tuple[int, bool, int]] = {}
+        """peer -> what it was told last of this node's log, since something was recorded last."""
         self._to_peers: dict[str, Link] = {}
 
     # ------------------------------------------------------------------------------------------------ life and death
@@ -163,6 +167,7 @@ class Host:
         for hook in world.on_recovered:
             hook(self, recovered.records)
         self.replica = replica
+        self.asserted.clear()
         self.crashed = ""
         self._inbox = []
         self._waking = False
@@ -320,13 +325,13 @@ class Host:
         except Exception as error:
             self.world.core_failed(self, error)
             return
-        if replica.idle(local):
-            deadline = replica.deadline
-            due = deadline - self._skew if self._skew is not None else self.clock.when(deadline)
-            if due < self._timer_at:
-                self._arm(due)
+        deadline = replica.idle_until(local)
+        if not deadline:
+            self._turn(now, local)
             return
-        self._turn(now, local)
+        due = deadline - self._skew if self._skew is not None else self.clock.when(deadline)
+        if due < self._timer_at:
+            self._arm(due)
 
     def hear_client(self, carried: tuple[Connection, Any]) -> None:
         """A message from a client, on a connection."""
@@ -521,9 +526,18 @@ class Host:
                 return
         else:
             rest = effects.peers
+        asserted = self.asserted
         for dest, message in rest:
-            hooks = said.get(type(message))
+            kind = type(message)
+            hooks = said.get(kind)
             if hooks:
+                # The same once more, and nothing recorded since: what was true of it then is true now. So are most of them.
+                if kind is AppendEntriesReply:
+                    assertion = (message.term, message.success, message.index)
+                    if asserted.get(dest) == assertion:
+                        links[dest].send(message)
+                        continue
+                    asserted[dest] = assertion
                 for hook in hooks:
                     hook(self, dest, message)
             links[dest].send(message)

@@ -60,7 +60,9 @@ class Link:
     A client's messages travel with their connection, as a pair."""
 
     __slots__ = (
+        "_arrived",
         "_last",
+        "_ledger",
         "_low",
         "_ordered",
         "_random",
@@ -84,6 +86,8 @@ class Link:
         self.source, self.dest, self.number = source, dest, number
         self.deliver: Deliver = _nobody
         self._timeline = world.timeline
+        self._ledger = world.ledger
+        self._arrived = self._arrive  # made once, not for every message
         self._random = world.streams.fresh(f"link/{source}>{dest}").random
         self._low, self._spread = weather.low, weather.spread
         self._tail = 1.0 - weather.tail
@@ -138,8 +142,7 @@ class Link:
 
     def _judge(self) -> None:
         world = self.world
-        troubled = self.cuts or self.conditions or self.loss
-        self.plain = not (troubled or world.coded or world.trace is not None)
+        self.plain = not (self.cuts or self.conditions or world.coded or world.trace is not None)
 
     # -------------------------------------------------------------------------------------------------- messages
 
@@ -147,11 +150,12 @@ class Link:
         """Carry a message. `bulk`: microseconds that it takes beyond a small one, on a connection of its own:
         nothing waits behind
         it."""
-        world = self.world
-        world.messages = number = world.messages + 1
         timeline = self._timeline
         if self.plain:
             draw = self._random()
+            if draw < self.loss:
+                self._drop(message, 0, "lost", None, "")
+                return
             delay = self._low + int(self._spread * draw)
             if draw > self._tail:
                 delay *= 10
@@ -160,8 +164,10 @@ class Link:
                 if due <= self._last:
                     due = self._last + 1
                 self._last = due
-            timeline.at(due, self._arrive, message)
+            timeline.at(due, self._arrived, message)
             return
+        world = self.world
+        world.sent = number = world.sent + 1
         if world.trace is not None:
             world.tell_sent(number, self, message)
         if self._passes(message, number, bulk):
@@ -169,6 +175,9 @@ class Link:
 
     def _carry(self, message: Any, number: int, late: int, bulk: int) -> None:
         draw = self._random()
+        if draw < self.loss:
+            self._drop(message, number, "lost", None, "")
+            return
         delay = self._low + int(self._spread * draw)
         if draw > self._tail:
             delay *= 10
@@ -183,7 +192,7 @@ class Link:
         if self.world.coded:
             message = recoded(message)
         if self.world.trace is None:
-            self._timeline.at(due, self._arrive, message)
+            self._timeline.at(due, self._arrived, message)
         else:
             self._timeline.at(due, self._arrive_traced, (message, number))
 
@@ -191,7 +200,7 @@ class Link:
         if self.cuts:
             self._drop(message, 0, "cut", self.cuts[-1], "dropped")
             return
-        self.world.ledger.append(self._timeline.now << 10 | self.number)
+        self._ledger.append(self._timeline.now << 10 | self.number)
         self.deliver(message)
 
     def _arrive_traced(self, carried: tuple[Any, int]) -> None:
@@ -209,9 +218,6 @@ class Link:
         """Let the conditions work on a message. False: it goes no further, or has been sent on in another form."""
         if self.cuts:
             self._drop(message, number, "cut", self.cuts[-1], "dropped")
-            return False
-        if self.loss and self._random() < self.loss:
-            self._drop(message, number, "lost", None, "")
             return False
         late, aside = 0, False
         for condition in self.conditions:

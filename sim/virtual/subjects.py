@@ -128,11 +128,15 @@ def protocol(spec: str) -> ProtocolSubject:
 
 
 def machine(spec: str) -> MachineSubject:
-    """`kv`, or `module:Class`, a machine class with a method `workload(client, rng)`, or a `MachineSubject`.
+    """`kv`, `ranking`, or `module:Class`, a machine class with a method `workload(client, rng)`, or a `MachineSubject`.
 
     Raises SubjectError."""
     if spec == "kv":
         return MachineSubject("kv", KvMachine, KvWorkload)
+    if spec == "ranking":
+        from sim.virtual.ranking_subject import RANKING  # it compiles its loops: only for whoever wants it
+
+        return RANKING
     found = load(spec, "machine", "kv")
     if isinstance(found, MachineSubject):
         return found

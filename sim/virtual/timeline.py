@@ -12,22 +12,18 @@ Action = Callable[[Any], None]
 class Timeline:
     """Events happen in the order of their time, and those of one time in the order in which they were set."""
 
-    __slots__ = ("_count", "_heap", "now")
+    __slots__ = ("_heap", "events", "now")
 
     def __init__(self) -> None:
         self.now = 0
         self._heap: list[tuple[int, int, Action, Any]] = []
-        self._count = 0
-
-    @property
-    def events(self) -> int:
+        self.events = 0
         """Events set so far."""
-        return self._count
 
     def at(self, when: int, action: Action, argument: Any = None) -> None:
         """Call `action(argument)` at `when`, which must not lie in the past."""
-        self._count += 1
-        heappush(self._heap, (when, self._count, action, argument))
+        self.events = count = self.events + 1
+        heappush(self._heap, (when, count, action, argument))
 
     def after(self, delay: int, action: Action, argument: Any = None) -> None:
         """Call `action(argument)` in `delay` microseconds."""
@@ -35,9 +31,9 @@ class Timeline:
 
     def run(self, end: int) -> None:
         """Let everything up to and including `end` happen."""
-        heap = self._heap
+        heap, pop = self._heap, heappop
         while heap and heap[0][0] <= end:
-            self.now, _, action, argument = heappop(heap)
+            self.now, _, action, argument = pop(heap)
             action(argument)
         self.now = end
 

@@ -114,7 +114,8 @@ class World:
         self.protocol.make(self.names[0], self.names, Random(0), plan)
         places = plan.domains
         self.power = PowerTree({name: places[k % len(places)] for k, name in enumerate(self.names)})
-        self.messages = 0
+        self.sent = 0
+        """Numbers messages, where somebody wants to tell them apart."""
         self.dropped = 0
         self.turns = 0
         self.marks_told: dict[str, int] = {}
@@ -481,7 +482,7 @@ class World:
 
     def _sum_up(self, result: Result) -> None:
         result.virtual_us = self.timeline.now
-        result.messages, result.dropped, result.turns = self.messages, self.dropped, self.turns
+        result.messages, result.dropped, result.turns = len(self.ledger) + self.dropped, self.dropped, self.turns
         result.operations = len(self.history)
         result.acknowledged = sum(operation.outcome == "ok" for operation in self.history)
         for running in self.running:

@@ -35,9 +35,7 @@ def write_settled(operation: Operation, pending: Pending, now_us: int) -> None:
         operation.chain, operation.result = outcome.chain, outcome.result
 
 
-def query_of(
-    client: str, query: bytes, consistency: Consistency, max_age_us: int, now_us: int
-) -> Operation:
+def query_of(client: str, query: bytes, consistency: Consistency, max_age_us: int, now_us: int) -> Operation:
     """A query that is asked at `now_us`; without an answer so far."""
     bounded = consistency == Consistency.BOUNDED
     return Operation(

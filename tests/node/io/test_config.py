@@ -66,7 +66,7 @@ def test_a_small_file_is_filled_up_with_defaults(tmp_path: Path) -> None:
         config.Log(),
     )
     assert (loaded.timing.heartbeat_ms, loaded.timing.election_ms, loaded.limits.max_clients) == (
-        40,
+        50,
         120,
         512,
     )
