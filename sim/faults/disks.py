@@ -172,12 +172,17 @@ def _draw_misdirected(rng: Random, terrain: Terrain) -> Params:
 def _memory(world: World, running: Running) -> Course:
     """A node's memory or processor is at fault: commands that no log has take effect on its state. It must be noticed by the next
     digest, and serve no more. What it told clients before that is left out of the history: no replicated log can vouch for it."""
-    host = world.hosts[running.fault.params["node"]]
+    host = _victim(world, running)
     rogue = world.machine.workload(f"rogue{running.fault.number}", running.rng)
     yield 0
     for number in range(1, 30):
         replica = host.replica
-        if replica is not None and not replica.quarantined and replica.view.role != "leader":
+        spared = (
+            replica is None
+            or replica.quarantined
+            or (replica.view.role == "leader" and not running.fault.params.get("leader"))
+        )
+        if replica is not None and not spared:
             world.excused[host.name] = "its memory was at fault"
             world.diverged.setdefault(host.name, replica.state.applied_index)
             replica.state.machine.apply([rogue.command(0, number)])
@@ -191,7 +196,8 @@ def _memory(world: World, running: Running) -> Course:
 
 
 def _draw_memory(rng: Random, terrain: Terrain) -> Params:
-    return {"node": rng.choice(terrain.damageable), "rest": rng.randrange(200_000, 900_000)}
+    rest = rng.randrange(200_000, 900_000)
+    return {"node": rng.choice(terrain.damageable), "rest": rest, "leader": rng.random() < 0.3}
 
 
 KINDS: Final = (

@@ -4,10 +4,12 @@ that a draw from everything never shows (Groce et al., "Swarm Testing", ISSTA 20
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from sim.faults import themes
 from sim.faults.catalogue import KINDS
 from sim.faults.fault import Fault
 from sim.faults.kind import FaultError, Terrain
@@ -23,6 +25,8 @@ CALM: Final = 500_000
 WINDOWS: Final = 3
 SPAN: Final = 3_100_000
 """Microseconds from the beginning of a window of faults to that of the next."""
+WEIGHTS: Final = {"partition": 5, "outage": 2, "trap": 2, "kill": 2, "rot": 2}
+"""How much more often than others a kind is drawn: those of many variants."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -65,7 +69,7 @@ def draw(seed: int, options: Options = Options()) -> Plan:
     if not terrain.damageable:
         known = [name for name in known if not KINDS[name].damages]
     enabled = [name for name in known if rng.random() < 0.5] or [rng.choice(known)] if known else []
-    return Plan(
+    plan = Plan(
         seed,
         options.protocol,
         options.machine,
@@ -106,6 +110,21 @@ def draw(seed: int, options: Options = Options()) -> Plan:
         over_budget=options.over_budget,
         oracles=options.oracles,
     )
+    everything = not (options.kinds or options.without or vital) and len(names) > 2
+    return _themed(plan, rng, terrain) if everything and rng.random() < themes.SHARE else plan
+
+
+def _themed(plan: Plan, rng: Random, terrain: Terrain) -> Plan:
+    begins = [CALM + window * SPAN for window in range(WINDOWS)]
+    theme = rng.choice(themes.THEMES)(rng, terrain, begins)
+    return dataclasses.replace(
+        plan,
+        schedule=tuple(sorted(theme.faults, key=lambda fault: fault.at)),
+        timing={**plan.timing, **theme.timing},
+        settings={**plan.settings, **theme.settings},
+        weather=dataclasses.replace(plan.weather, **theme.weather),
+        load=dataclasses.replace(plan.load, **theme.load),
+    )
 
 
 def _schedule(rng: Random, terrain: Terrain, enabled: list[str]) -> list[Fault]:
@@ -115,7 +134,7 @@ def _schedule(rng: Random, terrain: Terrain, enabled: list[str]) -> list[Fault]:
     for window in range(WINDOWS):
         begin = CALM + window * SPAN + rng.randrange(300_000)
         for _ in range(rng.choice((1, 1, 2, 3))):
-            kind = KINDS[rng.choice(enabled)]
+            kind = KINDS[rng.choices(enabled, [WEIGHTS.get(name, 1) for name in enabled])[0]]
             at = begin + rng.choice((0, rng.randrange(400_000)))
             until = at + rng.randrange(500_000, 2_200_000)
             faults.append(Fault(len(faults), kind.name, at, until, kind.draw(rng, terrain)))

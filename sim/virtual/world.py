@@ -216,8 +216,28 @@ class World:
         else:
             if self.plan.quorum:
                 result.recovery_us = self._quorum_only()
+            if self._spread():
+                self._all_noticed()
+                return
             self._all_healed()
         self._judge()
+
+    def _spread(self) -> bool:
+        """Whether a diverged state has gone beyond what was damaged on purpose: its snapshot was fetched before a digest showed it. No
+        replicated log survives that; all it can do is to notice."""
+        leader = self.leader()
+        return len(self.diverged) > (len(self.names) - 1) // 2 or leader in self.diverged
+
+    def _all_noticed(self) -> None:
+        self._heal()
+        self._tell_phase("healed", "a diverged state has spread; it must have been noticed")
+        end = self.timeline.now + self.plan.patience
+        self.timeline.run_until(end, lambda: bool(self.notes["diverged"]))
+        if not self.notes["diverged"]:
+            raise Violation(
+                "divergence is noticed", f"nobody has noticed that {', '.join(self.diverged)} have diverged"
+            )
+        self.notes["runs in which a diverged state spread, and was noticed"] += 1
 
     def begin(self) -> None:
         """Format and boot every node, and set the schedule's faults. For whoever drives a world step by step instead of by `run`:
@@ -316,8 +336,7 @@ class World:
         # Those whose state has diverged go on voting, and never lead: progress is promised by a majority of the others.
         sound = [name for name in alive if name not in self.diverged]
         if len(sound) < need:
-            self.notes["a diverged state had spread by a snapshot"] += 1
-            return 0
+            return 0  # see `_spread`
         vital = self.names[: self.protocol.vital]
         drawn = [name for name in rng.sample(sound, need) if name not in vital]
         healthy = sorted([*vital, *drawn][:need])
@@ -482,7 +501,11 @@ class World:
 
     def _sum_up(self, result: Result) -> None:
         result.virtual_us = self.timeline.now
-        result.messages, result.dropped, result.turns = len(self.ledger) + self.dropped, self.dropped, self.turns
+        result.messages, result.dropped, result.turns = (
+            len(self.ledger) + self.dropped,
+            self.dropped,
+            self.turns,
+        )
         result.operations = len(self.history)
         result.acknowledged = sum(operation.outcome == "ok" for operation in self.history)
         for running in self.running:

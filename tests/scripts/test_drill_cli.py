@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from sim import scenario
-
 ROOT = Path(__file__).parents[2]
 
 SMALL = """
@@ -127,7 +125,6 @@ def test_a_run_in_which_nothing_bit_is_void_and_not_passed(tmp_path: Path) -> No
         (["run", "quick", "--synthetic", "--ratings", "x"], "exclude each other"),
         (["run", "bridge", "--synthetic"], "has a key-value load"),
         (["run", "bridge", "--links", "string"], "--links"),
-        (["run", "quick", "--world", "virtual", "--synthetic"], "belong to --world local"),
         (
             ["run", "bridge", "--world", "virtual", "--links", "namespaces"],
             "--links belongs to --world local",
@@ -226,34 +223,30 @@ def script() -> types.ModuleType:
     return module
 
 
-def test_the_virtual_world_is_given_scenario_seed_and_folder_and_gives_the_verdict(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[Any] = []
+def test_the_same_scenario_runs_on_virtual_time_and_leaves_the_same_kind_of_folder(tmp_path: Path) -> None:
+    plan = tmp_path / "cut.toml"
+    plan.write_text(PARTITION, encoding="utf-8")
+    out = tmp_path / "run"
+    arguments = ["run", str(plan), "--world", "virtual", "--seed", "5", "--out", str(out), "--json"]
+    done = CliRunner().invoke(script().main, arguments)
+    assert done.exit_code == 0, done.output
+    verdict = json.loads(done.stdout)
+    (fault,) = verdict["faults"]
+    assert fault["counts"]["dropped_messages"] > 0
+    assert {f"{row['sender']}>{row['receiver']}" for row in fault["by_direction"]} == set(fault["pairs"])
+    assert verdict["links"] == "virtual"
+    assert "messages never arrived" in done.stderr
+    assert "dropped messages" in Path(verdict["report"]).read_text(encoding="utf-8")
+    assert Path(verdict["lanes"]).read_text(encoding="utf-8").startswith("<!doctype html>")
 
-    def run(*arguments: Any) -> dict[str, Any]:
-        told.extend(arguments)
-        return {"passed": True}
 
-    fake = types.ModuleType("sim.virtual.drill")
-    fake.run = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "sim.virtual.drill", fake)
-    plan = scenario.load("bridge")
-    assert script().run_virtual(plan, 7, tmp_path) == {"passed": True}
-    assert told == [plan, 7, tmp_path]
-
-
-def test_a_scenario_that_the_virtual_world_refuses_exits_with_two_and_its_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def run(*arguments: Any) -> dict[str, Any]:
-        raise scenario.ScenarioError("quality on MovieLens cannot be had on virtual time")
-
-    fake = types.ModuleType("sim.virtual.drill")
-    fake.run = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "sim.virtual.drill", fake)
+def test_a_scenario_that_the_virtual_world_cannot_run_exits_with_two_and_says_why(tmp_path: Path) -> None:
+    plan = tmp_path / "reserved.toml"
+    plan.write_text(
+        PARTITION.replace("[cluster]", "[cluster]\nstorage = { reserve_bytes = 9 }"), encoding="utf-8"
+    )
     done = CliRunner().invoke(
-        script().main, ["run", "default", "--world", "virtual", "--out", str(tmp_path / "run"), "--json"]
+        script().main, ["run", str(plan), "--world", "virtual", "--out", str(tmp_path / "run"), "--json"]
     )
     assert done.exit_code == 2
-    assert "quality on MovieLens" in done.output
+    assert "'reserve_bytes' means nothing on virtual time; known there: snapshot_bytes" in done.output

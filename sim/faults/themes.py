@@ -1,0 +1,134 @@
+"""Themes: combinations of faults that chance alone puts together too rarely. A small share of the seeds plays one of them, with
+times and victims drawn; each is there for branches of the code that the swarm was seen to miss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final
+
+from sim.faults.fault import Fault
+from sim.faults.kind import Terrain
+
+SHARE: Final = 0.08
+"""Of the seeds that draw from all kinds."""
+
+
+@dataclass(slots=True)
+class Theme:
+    """What a theme asks for. `weather`, `load`: fields of these that it wants otherwise."""
+
+    faults: list[Fault] = field(default_factory=list)
+    timing: dict[str, int] = field(default_factory=dict)
+    settings: dict[str, int] = field(default_factory=dict)
+    weather: dict[str, Any] = field(default_factory=dict)
+    load: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, kind: str, at: int, lasts: int, **params: Any) -> None:
+        """Schedule a fault."""
+        self.faults.append(Fault(len(self.faults), kind, at, at + lasts, params))
+
+
+def _small_log(rng: Random) -> Theme:
+    """Snapshots after every few entries, next to nothing kept behind them, and snapshots that travel slowly."""
+    return Theme(
+        timing={"retain_bytes": 200},
+        settings={"snapshot_bytes": rng.choice((500, 900)), "max_sessions": 4096, "session_ttl": 600_000_000},
+        weather={"bulk": rng.choice((60_000, 200_000, 500_000)), "loss": 0.0},
+        load={"beat": rng.choice((0, 100_000)), "pause": (60_000, 200_000), "batch": 3},
+    )
+
+
+def slow_fetch(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
+    """A node comes back far behind and fetches a snapshot slowly, while the leader changes, goes on compacting, or late copies of
+    old messages arrive."""
+    theme = _small_log(rng)
+    for begin in begins:
+        node = rng.choice(terrain.nodes)
+        theme.add("outage", begin, 1_000_000, place=node)
+        for _ in range(rng.randint(1, 3)):
+            at = begin + 1_000_000 + rng.randrange(900_000)
+            draw = rng.randrange(6)
+            if draw == 0:
+                theme.add("kill", at, 700_000, node="leader", times=1, rest=rng.randrange(50_000, 400_000))
+            elif draw == 1:
+                theme.add("partition", at, 600_000, shape="leader")
+            elif draw == 2:
+                theme.add("duplicate", begin, 2_400_000, links="all", rate=0.7, low=0, high=900_000)
+            elif draw == 3:
+                theme.add("reorder", begin + 900_000, 1_400_000, links="all", rate=0.4, low=0, high=500_000)
+            elif draw == 4:
+                theme.add("leave", at, 600_000, node="leader", linger=2_000, rest=100_000)
+            else:
+                theme.add("flap", at, 700_000, place=node, off=40_000, on=rng.randrange(60_000, 400_000))
+    return theme
+
+
+def snapshot_before_journal(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
+    """A node fetches a snapshot in a term that its stalled journal does not know yet, and loses its power then."""
+    theme = _small_log(rng)
+    theme.weather["bulk"] = 10
+    for begin in begins:
+        place = rng.randrange(len(terrain.nodes))
+        theme.add("outage", begin, 1_000_000, place=terrain.nodes[place])
+        theme.add("kill", begin + 300_000, 500_000, node="leader", times=1, rest=200_000)
+        theme.add("disk stall", begin + 1_010_000, 700_000, node=place, journal=True)
+        theme.add("outage", begin + 1_100_000 + rng.randrange(400_000), 500_000, place=terrain.nodes[place])
+    return theme
+
+
+def two_leaders_snapshots(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
+    """A leader whose memory is at fault gives its snapshot away until it is caught, and another one goes on."""
+    theme = _small_log(rng)
+    theme.settings["digest"] = rng.choice((50_000, 300_000, 1_000_000))
+    culprit = rng.choice(terrain.damageable)
+    others = [node for node in terrain.nodes if node != culprit]
+    for begin in begins:
+        theme.add("outage", begin, 900_000, place=rng.choice(others))
+        theme.add("kill", begin + 100_000, 700_000, node="leader", times=2, rest=300_000)
+        theme.add("memory", begin + 300_000, 1_900_000, node=culprit, rest=200_000, leader=True)
+        theme.add(
+            "kill", begin + 1_000_000 + rng.randrange(600_000), 500_000, node="leader", times=1, rest=200_000
+        )
+    return theme
+
+
+def hard_starts(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
+    """The power goes again and again while nodes write and while they read their disks."""
+    theme = Theme(load={"beat": 100_000, "pause": (60_000, 200_000)}, settings={"snapshot_bytes": 8 << 20})
+    for begin in begins:
+        theme.add("storm", begin, 2_400_000, variant=rng.choice(("huge", "burst")))
+        for node in rng.sample(range(len(terrain.nodes)), 2):
+            theme.add(
+                "trap", begin + rng.randrange(100_000), 500_000,
+                node=node, variant="before the sync", how="power", rest=20_000, again=False,
+            )  # fmt: skip
+            theme.add(
+                "trap", begin + 600_000, 1_700_000,
+                node=node, variant="amid the start", how="power", rest=rng.randrange(5_000, 90_000), again=True,
+            )  # fmt: skip
+    return theme
+
+
+def crowd(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
+    """Very many questions at once, at nodes that are slow to hear of commits."""
+    theme = Theme(settings={"queries_in_queue": 512}, load={"beat": 0})
+    for begin in begins:
+        theme.add("storm", begin, 2_400_000, variant="queries")
+        theme.add(
+            "slow", begin, 2_400_000, node=rng.randrange(len(terrain.nodes)), cost=rng.choice((1_000, 6_000))
+        )
+        theme.add("delay", begin, 2_400_000, links="all", rate=0.5, low=2_000, high=20_000)
+    return theme
+
+
+THEMES: Final[tuple[Callable[[Random, Terrain, list[int]], Theme], ...]] = (
+    slow_fetch,
+    slow_fetch,
+    snapshot_before_journal,
+    two_leaders_snapshots,
+    hard_starts,
+    crowd,
+)
