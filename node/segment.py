@@ -241,7 +241,6 @@ def _walk(segment: Segment, data: bytes, seed: int, chain: int) -> None:
         length, count, batch_incarnation, synced_upto, batch_chain = fields
         start, end = offset + BATCH_HEADER_SIZE, offset + BATCH_HEADER_SIZE + length
         if batch_incarnation < incarnation:
-            sometimes("a batch of an earlier life stands behind one of a later life")
             # An older life's batch shows where a newer one must begin: what lies behind may overlap it.
             segment.damage = f"a batch of incarnation {batch_incarnation} behind one of {incarnation}"
             scan_from = offset + 1

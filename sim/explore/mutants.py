@@ -1,10 +1,11 @@
 """Mutants: the project's own source with one safeguard taken out, each a difference that is kept with the tests.
 
-A catalogue (`tests/mutants/FAMILY/*.toml`) has tables `[[mutant]]`: `name`, `removes` (the safeguard, in words), `bug` (the real one that
-it stands for, or the rule's source), and either `file`, `old`, `new` or a list `edit` of such tables. `old` must stand in the file exactly
-once. `purpose` says what the safeguard is for: `safety`, or `liveness`, and only then a stuck run counts as caught. `focus` names a
-table in `focus.toml` that narrows what is drawn, for a mutant that needs rare circumstances. A mutant of the harness (`family` "harness") says in `check` what must go
-red by it; see `sim.explore.mutants_check`.
+The catalogue `tests/mutants/FAMILY/*.toml` has tables `[[mutant]]`: `name`, `removes` (the safeguard, in words), `bug` (the
+real one that it stands for, or the rule's source), and either `file`, `old`, `new` or a list `edit` of such tables. `old`
+must stand in the file exactly once. `purpose` says what the safeguard is for: `safety`, or `liveness`, and only then a
+stuck run counts as caught. `mark` names the sometimes-mark in its branch. `focus` names a table in `focus.toml` that
+narrows what is drawn, for a mutant that needs rare circumstances. A mutant of the harness (family `harness`) says in
+`check` what must go red by it; see `sim.explore.mutants_check`.
 
 This module imports nothing that a mutant may change: see `sim.explore.mutants_import`.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,18 @@ CATALOGUE: Final = ROOT / "tests" / "mutants"
 PROTOCOLS: Final = ("raft",)
 SAFETY, LIVENESS = "safety", "liveness"
 CORE, HARNESS = "core", "harness"
-_FOCUS: Final = ("title", "times", "kinds", "without", "faults", "plan", "settings", "timing", "weather", "load")
+_FOCUS: Final = (
+    "title",
+    "times",
+    "kinds",
+    "without",
+    "faults",
+    "plan",
+    "settings",
+    "timing",
+    "weather",
+    "load",
+)
 _KEYS: Final = (
     "name",
     "removes",

@@ -2,14 +2,15 @@
 
 What is changed is the world, its faults, its oracles, its judge; what must go red are the harness's own checks:
 
-`bite`    On the unmutated core, the fault that `label` names must have bitten in a seed, and with the mutant it never does: such a campaign
-          is void. (An outcome alone would stay green: that is how well-known partition tests stayed green for months.)
+`bite`    On the unmutated core, the fault that `label` names (none: any fault; `run: ...`: what the run came to) must have
+          bitten in a seed, and with the mutant it never does: such a campaign is void. An outcome alone would stay green.
 `caught`  The witness, a mutant of the core that the sound harness catches, is not caught any more: the mutation table goes red.
-`by`      The same for one oracle alone, `label`: it must have been the first to object to the witness, and never objects any more.
-          Other oracles may still catch the witness; the check is that an oracle which objects to nothing shows in the table.
+`by`      The same for one oracle alone, `label`: it must have been the first to object to the witness, and never objects any
+          more. Other oracles may still catch the witness; an oracle that objects to nothing shows in the table.
 
-Both harnesses run the same seeds. A seed counts as a detection if the sound harness had something to show there and the mutant nothing;
-the mutant is caught only if that holds for every seed that has something to show, of which there must be at least `ENOUGH`.
+Both harnesses run the same seeds. A seed counts as a detection if the sound harness had something to show there and the mutant
+nothing; the mutant is caught only if that holds for every seed that has something to show, of which there must be at least
+`ENOUGH`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ MOST: Final = 60
 def shows(mutant: Mutant, witness: Mutant | None, row: dict[str, Any]) -> bool:
     """Whether a seed has something to show: a bite, a detection, an objection of the oracle."""
     if mutant.check == "bite":
-        return any(mutant.label in name and count for name, count in row["details"].items())
+        return any(
+            count and mutant.label in name and name.startswith("run: ") == mutant.label.startswith("run: ")
+            for name, count in row["details"].items()
+        )
     assert witness is not None
     if not counts(row, witness.purpose):
         return False
@@ -57,7 +61,7 @@ def run_harness_mutant(mutant: Mutant, terms: Terms) -> Finding:
         finding.first, finding.first_after = terms.first + lost[0], lost[0] + 1
     finding.caught = sum(sound) >= ENOUGH and not any(blind)
     what = {
-        "bite": f"bites of {mutant.label!r}: void without",
+        "bite": f"{mutant.label or 'some fault'} bites",
         "caught": f"{mutant.witness} is caught",
         "by": f"{mutant.label} objects to {mutant.witness}",
     }[mutant.check]

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -19,6 +19,7 @@ from sim.explore.mutants import PROTOCOLS, ROOT, MutantError, focuses, load, pic
 from sim.explore.mutants_run import Control, Finding, Terms, campaign
 from sim.explore.mutants_worker import plan_of
 
+USUAL: Final = Terms()
 EXIT_OK, EXIT_UNCAUGHT, EXIT_BAD_INPUT = 0, 1, 2
 
 
@@ -71,9 +72,9 @@ def mutants(
 ) -> None:  # fmt: skip
     """Remove one safeguard at a time, and see what catches it.
 
-    Each mutant is the project's own source with one safeguard less, in a process of its own. It counts as caught when an oracle or a
-    checker objects from outside; an exception inside the core does not count, and a run in which nothing goes on counts for a
-    safeguard of liveness only. The unmutated tree runs the same plans and must be green on all of them.
+    Each mutant is the project's own source with one safeguard less, in a process of its own. It counts as caught when an
+    oracle or a checker objects from outside; an exception inside the core does not count, and a run in which nothing goes on
+    counts for a safeguard of liveness only. The unmutated tree runs the same plans and must be green on all of them.
 
     Exit codes: 0 every mutant was caught and the control is green, 1 not so, 2 bad input."""
     terms = Terms(first, seeds, stop, budget)
@@ -113,8 +114,8 @@ def _progress(what: Finding | Control) -> None:
 
 
 def mutable(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command of `partition.py` with an argument `what` (a seed or a plan) the option `--mutant`: the same command then runs
-    in a fresh process as these mutants, a seed meaning the plan that the mutation table ran."""
+    """Give a command of `partition.py` with an argument `what` (a seed or a plan) the option `--mutant`: the same command
+    then runs in a fresh process as these mutants, a seed meaning the plan that the mutation table ran."""
 
     @click.option(
         "--mutant",
@@ -163,9 +164,10 @@ def rerun(names: tuple[str, ...], what: str, argv: list[str]) -> int:
             *rest,
         ]
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        return subprocess.run(
-            command, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, check=False
-        ).returncode
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        code = subprocess.run(command, env=env, check=False).returncode
+    click.echo(f"as a mutant, without {'; without '.join(mutant.removes for mutant in chosen)}", err=True)
+    return code
 
 
 def plan_text(focus: str, seed: int) -> str:

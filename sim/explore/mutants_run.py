@@ -90,14 +90,15 @@ class Finding:
         return 1000 * low, 1000 * high
 
     def as_json(self) -> Row:
-        """As plain data."""
+        """As plain data. `seeds`: how many it took to the first detection; `seeds_run`: those that `per_1000` is of."""
         low, high = self.interval
         return {
             "name": self.mutant.name,
             "family": self.mutant.family,
             "removes": self.mutant.removes,
             "caught": self.caught,
-            "by": dict(self.by.most_common()),
+            "by": self.by.most_common(1)[0][0] if self.by else "",
+            "objections": dict(self.by.most_common()),
             "seeds": self.first_after,
             "seeds_run": self.seeds,
             "detections": self.detections,
@@ -153,8 +154,8 @@ def seeds(
     """Run seeds in a fresh process as these mutants (none: the control). Ends early when `budget` seconds are over. Raises
     MutantError."""
     order = {
-        "mutants": list(names), "focus": focuses()[focus] if focus else {}, "first": first, "count": count, "stop": stop, "purpose": purpose,
-        "patience": PATIENCE,
+        "mutants": list(names), "focus": focuses()[focus] if focus else {}, "first": first, "count": count, "stop": stop,
+        "purpose": purpose, "patience": PATIENCE,
     }  # fmt: skip
     command = [sys.executable, "-m", "sim.explore.mutants_worker"]
     worker = subprocess.Popen(
@@ -206,7 +207,13 @@ def run_mutant(mutant: Mutant, terms: Terms) -> Finding:
     """Run a mutant of the core until it was caught `stop` times."""
     finding = Finding(mutant)
     for row in seeds(
-        [mutant.name], mutant.focus, terms.first, terms.most(mutant.focus), terms.stop, mutant.purpose, terms.budget
+        [mutant.name],
+        mutant.focus,
+        terms.first,
+        terms.most(mutant.focus),
+        terms.stop,
+        mutant.purpose,
+        terms.budget,
     ):
         finding.take(row)
     enough = finding.seeds >= terms.most(mutant.focus) or (terms.stop and finding.detections >= terms.stop)

@@ -1,7 +1,8 @@
 """The process in which a mutant lives: it is told what to run, and says a line of JSON about every seed.
 
-Nothing of the project is imported before the mutants are made. A line in: `{mutants, focus, first, count, stop, purpose, patience}`;
-`stop`: after so many seeds that count as caught, 0 for never. Lines out: `{seed, outcome, oracle, text, crash, details}`.
+Nothing of the project is imported before the mutants are made. A line in: `{mutants, focus, first, count, stop, purpose,
+patience}`; `stop`: after so many seeds that count as caught, 0 for never. Lines out: `{seed, outcome, oracle, text, crash,
+details}`.
 """
 
 from __future__ import annotations
@@ -85,6 +86,10 @@ def counts(row: dict[str, Any], purpose: str) -> bool:
     )
 
 
+def _row(outcome: str, oracle: str, text: str, crash: str = "") -> dict[str, Any]:
+    return {"outcome": outcome, "oracle": oracle, "text": text[:400], "crash": crash, "details": {}}
+
+
 def run_seed(focus: dict[str, Any], seed: int, patience: int) -> dict[str, Any]:
     """Run one seed, for at most `patience` seconds."""
     from sim.virtual.world import World
@@ -97,32 +102,14 @@ def run_seed(focus: dict[str, Any], seed: int, patience: int) -> dict[str, Any]:
     try:
         world = World(plan_of(focus, seed), on_crash="go_on")
         result = world.run()
-        row = {
-            "outcome": result.outcome,
-            "oracle": result.oracle,
-            "text": result.text[:400],
-            "details": result.details,
-        }
-        row["crash"] = world.core_error
         writes = sum(done.op == "write" and done.outcome == "ok" for done in world.history)
-        row["details"]["run: acknowledged writes"] = writes
+        row = _row(result.outcome, result.oracle, result.text, world.core_error)
+        row["details"] = {**result.details, "run: acknowledged writes": writes}
     except _TooLong:
-        row = {
-            "outcome": "too long",
-            "oracle": "",
-            "text": f"more than {patience} s",
-            "details": {},
-            "crash": "",
-        }
+        row = _row("too long", "", f"more than {patience} s")
     except Exception as error:
         # The world itself tripped: nobody has objected, so nothing was caught.
-        row = {
-            "outcome": "error",
-            "oracle": type(error).__name__,
-            "text": str(error)[:400],
-            "details": {},
-            "crash": "",
-        }
+        row = _row("error", type(error).__name__, str(error))
     finally:
         signal.alarm(0)
     return {"seed": seed, **row}

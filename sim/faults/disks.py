@@ -183,9 +183,14 @@ def _memory(world: World, running: Running) -> Course:
             or (replica.view.role == "leader" and not running.fault.params.get("leader"))
         )
         if replica is not None and not spared:
+            machine = replica.state.machine
+            before = machine.digest()
+            machine.apply([rogue.command(0, number)])
+            if machine.digest() == before:
+                yield 1_000  # it changed nothing: a compare-and-set that found another value, say
+                continue
             world.excused[host.name] = "its memory was at fault"
             world.diverged.setdefault(host.name, replica.state.applied_index)
-            replica.state.machine.apply([rogue.command(0, number)])
             running.bite("rogue commands")
             yield running.fault.params["rest"]
         else:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from sim.faults.fault import Fault
 from sim.faults.kind import Terrain
 
-SHARE: Final = 0.08
+SHARE: Final = 0.1
 """Of the seeds that draw from all kinds."""
 
 
@@ -46,8 +46,11 @@ def slow_fetch(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
     old messages arrive."""
     theme = _small_log(rng)
     for begin in begins:
-        node = rng.choice(terrain.nodes)
+        place = rng.randrange(len(terrain.nodes))
+        node = terrain.nodes[place]
         theme.add("outage", begin, 1_000_000, place=node)
+        if rng.random() < 0.4:
+            theme.add("disk slow", begin, 2_400_000, node=place, times=rng.choice((40, 300)))
         for _ in range(rng.randint(1, 3)):
             at = begin + 1_000_000 + rng.randrange(900_000)
             draw = rng.randrange(6)
@@ -56,7 +59,7 @@ def slow_fetch(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
             elif draw == 1:
                 theme.add("partition", at, 600_000, shape="leader")
             elif draw == 2:
-                theme.add("duplicate", begin, 2_400_000, links="all", rate=0.7, low=0, high=900_000)
+                theme.add("duplicate", begin, 2_400_000, links="all", rate=0.9, low=0, high=1_900_000)
             elif draw == 3:
                 theme.add("reorder", begin + 900_000, 1_400_000, links="all", rate=0.4, low=0, high=500_000)
             elif draw == 4:
@@ -95,6 +98,18 @@ def two_leaders_snapshots(rng: Random, terrain: Terrain, begins: list[int]) -> T
     return theme
 
 
+def caught_while_giving(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
+    """A leader's memory fails while somebody fetches its snapshot; a digest shows it before the snapshot is there."""
+    theme = _small_log(rng)
+    theme.settings["digest"] = 300_000
+    theme.weather["bulk"] = rng.choice((200_000, 500_000))
+    for begin in begins[: len(terrain.damageable)][:2]:  # each time it may be another one
+        theme.add("outage", begin, 900_000, place=rng.choice(terrain.nodes))
+        at = begin + 900_000 + rng.randrange(300_000)
+        theme.add("memory", at, 100_000, node="leader", rest=2_000_000, leader=True)
+    return theme
+
+
 def hard_starts(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
     """The power goes again and again while nodes write and while they read their disks."""
     theme = Theme(load={"beat": 100_000, "pause": (60_000, 200_000)}, settings={"snapshot_bytes": 8 << 20})
@@ -124,11 +139,29 @@ def crowd(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
     return theme
 
 
+def slow_elections(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
+    """Leaders fall while messages take about as long as election time-outs, so that candidacies overlap."""
+    theme = Theme()
+    for begin in begins:
+        theme.add(
+            "delay", begin, 2_400_000, links="all", rate=0.6, low=10_000, high=rng.choice((90_000, 200_000))
+        )
+        theme.add("kill", begin, 2_300_000, node="leader", times=4, rest=rng.randrange(150_000, 350_000))
+        theme.add(
+            "disk slow", begin, 2_400_000, node=rng.randrange(len(terrain.nodes)), times=rng.choice((40, 300))
+        )
+        if rng.random() < 0.5:
+            theme.add("partition", begin, 2_000_000, shape="grudge", again=250_000)
+    return theme
+
+
 THEMES: Final[tuple[Callable[[Random, Terrain, list[int]], Theme], ...]] = (
     slow_fetch,
     slow_fetch,
     snapshot_before_journal,
     two_leaders_snapshots,
+    caught_while_giving,
     hard_starts,
+    slow_elections,
     crowd,
 )

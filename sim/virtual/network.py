@@ -263,11 +263,10 @@ class Link:
         waits = max(0, condition.free_at - now)
         if waits > condition.high:
             return -1
-        takes = condition.low
         if condition.bytes_per_s:
-            takes += size_of(message) * 1_000_000 // condition.bytes_per_s
-            waits += takes  # a line that is slow is so for the first message, too
-        condition.free_at = now + waits + (0 if condition.bytes_per_s else takes)
+            # A line that is slow is so for the first message, too.
+            waits += size_of(message) * 1_000_000 // condition.bytes_per_s
+        condition.free_at = now + waits + condition.low
         if waits:
             condition.by.bite("queued")
         return waits

@@ -357,6 +357,8 @@ class World:
             return all(client.done > before[client.name] for client in self.clients)
 
         if not self._wait(progress):
+            if self._spread():
+                return 0
             raise Stuck(
                 f"no progress within {self.plan.patience / 1e6:g} s, although {', '.join(healthy)} are healthy and "
                 f"connected\n{self.explain()}"
@@ -446,9 +448,10 @@ class World:
         if name == "installed" and self.diverged:
             # Another state altogether: as good or as bad as that of whoever gave it.
             self.diverged.pop(host.name, None)
-            if host.view is not None and host.view.leader in self.diverged:
+            giver = host.view.leader if host.view is not None else None
+            if giver is not None and fields["index"] > self.diverged.get(giver, fields["index"]):
                 self.diverged[host.name] = fields["index"]
-                self.excused[host.name] = f"a snapshot of {host.view.leader}, which had diverged"
+                self.excused[host.name] = f"a snapshot of {giver}, which had diverged"
         self.notes[name] += 1
         if self.trace is not None:
             self.trace.tell(self.timeline.now, "event", host.name, name=name, fields=fields)

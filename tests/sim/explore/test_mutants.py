@@ -8,7 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from sim.explore.mutants import CATALOGUE, CORE, HARNESS, ROOT, Mutant, MutantError, focuses, load, mutate, pick, show
+from sim.explore.mutants import (
+    CATALOGUE,
+    CORE,
+    HARNESS,
+    ROOT,
+    Mutant,
+    MutantError,
+    focuses,
+    load,
+    mutate,
+    pick,
+    show,
+)
 from sim.explore.mutants_import import Finder, activate, deactivate
 from sim.explore.mutants_worker import counts, plan_of
 from sim.explore.statistics import wilson

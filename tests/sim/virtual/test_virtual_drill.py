@@ -19,6 +19,7 @@ from sim.oracles.oracle import Oracle
 from sim.report.html import render
 from sim.scenario import ScenarioError
 from sim.virtual import drill, subjects, world
+from sim.virtual.network import Link
 from sim.workload.synthetic import synthetic
 
 ROOT = Path(__file__).parents[3]
@@ -199,6 +200,16 @@ shape = "leader"
 max_progress_ms = 1500
 """
 )
+
+
+def test_a_partition_whose_messages_all_arrive_is_void_however_green_the_checks(
+    tmp_path: Path, untold: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Link, "cut", lambda link, by: None)
+    verdict = run(made(tmp_path, LOST.format(nodes=3)), tmp_path / "run")
+    assert failed(verdict) == []
+    assert exit_code(verdict) == VOID
+    assert "fault 1 (partition leader) bit nothing" in verdict["void_reasons"][0]
 
 
 def test_a_seed_decides_everything_in_a_fresh_process_too_and_whether_or_not_the_run_is_told(
