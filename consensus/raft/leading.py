@@ -21,6 +21,8 @@ class Leading:
 
     __slots__ = (
         "_check_at",
+        "_committed",
+        "_committed_at",
         "_heartbeat_at",
         "_node",
         "_state",
@@ -42,6 +44,8 @@ class Leading:
         self.reads = ReadRounds()
         self.term_start = next_index
         """Index of this leader's first entry."""
+        self._committed = state.commit_index
+        self._committed_at = now  # when that index was new, or when there was nothing more to commit
         self._check_at = now + timing.heartbeat
         self._heartbeat_at = now + timing.heartbeat
         self.deadline = now + timing.heartbeat
@@ -74,12 +78,25 @@ class Leading:
         if quorum.reached_by_majority(heard) < now - 2 * self._timing.election:
             sometimes("a leader steps down: it hears no majority")
             return False
+        if self._commits_nothing(now):
+            sometimes("a leader steps down: nothing that it appends is committed")
+            return False
         self._check_at = now + self._timing.heartbeat
         if now >= self._heartbeat_at:
             self._broadcast(now, out, heartbeat=True)
             self._advance_reads(now, out)  # alone, it is the whole quorum
         self.deadline = min(self._check_at, self._heartbeat_at)
         return True
+
+    def _commits_nothing(self, now: int) -> bool:
+        """Whether entries have waited too long without any of them being committed. A majority that answers heartbeats is not yet
+        one that writes: of those who answer, one may have a dead disk. As long as this server leads, whoever hears it refuses its
+        vote to others, and a majority that is well but only partly connected to it can elect nobody."""
+        state = self._state
+        if state.commit_index != self._committed or state.commit_index >= state.log.last_index:
+            self._committed, self._committed_at = state.commit_index, now
+            return False
+        return now - self._committed_at > 3 * self._timing.stall
 
     def on_reply(self, sender: NodeId, message: AppendEntriesReply, now: int, out: Out) -> None:
         """A reply of this term."""

@@ -18,7 +18,8 @@ class Timing:
     """Lowest election time-out; each one is drawn from [election, 2 * election)."""
     stall: int = 500_000
     """A leader whose own records have waited this long for the disk steps down: its heartbeats must not hide
-    a dead disk (the zombie leader)."""
+    a dead disk (the zombie leader). So does one whose entries have waited three times as long without any of them being
+    committed: others who answer heartbeats may have dead disks, too."""
     retain_bytes: int = 16 << 20
     """Entries kept in memory behind a snapshot for peers that lag a little."""
     uncommitted_bytes: int = 64 << 20
