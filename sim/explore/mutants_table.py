@@ -35,9 +35,8 @@ def _remarks(finding: Finding) -> str:
     if finding.stuck:
         words.append(f"{finding.stuck} stuck")
     words += [f"{count} {name}" for name, count in finding.odd.items()]
-    if finding.truncated and not finding.mutant.witness and finding.mutant.family == CORE:
-        words.append("out of time")
-    return f"  (not counted: {', '.join(words)})" if words else ""
+    late = "; its time was up" if finding.truncated and finding.mutant.family == CORE else ""
+    return late + (f"  (not counted: {', '.join(words)})" if words else "")
 
 
 def text(table: Table) -> list[str]:

@@ -237,7 +237,9 @@ class Client:
             (
                 Submit(session, self.low, [self.low + 10**6], [good]),
                 Submit(session, self.low, [self.low + 200], [b"\xc1" + rng.randbytes(9)]),
-                Submit(session, self.low, [self.low + 200], [bytes(self.world.settings.max_command_bytes + 1)]),
+                Submit(
+                    session, self.low, [self.low + 200], [bytes(self.world.settings.max_command_bytes + 1)]
+                ),
                 Submit(session, self.low, [1, 2, 3], [good]),
                 Submit(7, self.low + 10**6, [1], [good]),
                 Submit(0, 0, [0], [good]),

@@ -31,6 +31,7 @@ from sim.virtual.client import Client
 from sim.virtual.drill_client import DrillClient
 from sim.virtual.drill_faults import Troubles
 from sim.virtual.drill_load import KvLoad, RankingLoad, VirtualLoad
+from sim.virtual.explain import of_host
 from sim.virtual.host import Host
 from sim.virtual.plan import Plan
 from sim.virtual.subjects import SubjectError
@@ -190,7 +191,7 @@ class _Drill:
         for host in self._hosts():
             replica = host.replica
             if replica is None:
-                found.append(host.explain())
+                found.append(of_host(host))
                 continue
             own = replica.digests.own
             marked = own.index if own else None

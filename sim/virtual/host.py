@@ -7,18 +7,17 @@ steps of a disk job, and between a turn and each of the messages that it sends, 
 
 from __future__ import annotations
 
-from collections import deque
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from consensus import marks
-from consensus.core import NEVER, CoreView, Record
+from consensus.core import NEVER, CoreView
 from consensus.raft.messages import AppendEntriesReply
 from node import snapshot
-from node.disk import JOURNAL, SNAPSHOT, Append, DiskError, Job, Op, Sync, SyncDirectory
+from node.disk import DiskError
 from node.effects import Effects
-from node.journal import Journal, JournalError, Recovered, merge
+from node.journal import Journal, JournalError, Recovered
 from node.protocol import Answer, Outcome
 from node.replica import Replica
 from node.segment import Identity
@@ -26,8 +25,9 @@ from node.snapshot import SnapshotError
 from node.state import ReplicatedState
 from sim.virtual.clock import Clock
 from sim.virtual.disk import MemoryDisk
+from sim.virtual.disk_lanes import DiskLanes
 from sim.virtual.loss import PowerLoss
-from sim.virtual.watched import WatchedState
+from sim.virtual.watched import WatchedJournal, WatchedState
 
 if TYPE_CHECKING:
     from sim.faults.running import Running
@@ -70,26 +70,6 @@ TRAPS: Final = (
 """Moments at which a process can be made to die."""
 
 
-class Recorder:
-    """Stands between a replica and its journal, and tells the oracles what the core wants durable."""
-
-    def __init__(self, host: Host, journal: Journal) -> None:
-        self._host = host
-        self._journal = journal
-        self.rotate = journal.rotate
-        self.mark_synced = journal.mark_synced
-
-    @property
-    def size(self) -> int:
-        return self._journal.size
-
-    def append(self, records: list[Record]) -> tuple[list[Op], int]:
-        self._host.asserted.clear()
-        for hook in self._host.world.on_recorded:
-            hook(self._host, records)
-        return self._journal.append(records)
-
-
 class Host:
     """One machine. `replica` is None while its process does not run; `lost` says why it never will again."""
 
@@ -112,19 +92,16 @@ class Host:
         """The exception that ended the process, if one did."""
         self.disk = MemoryDisk()
         self.disk.perform(Journal.create_ops(self.identity, reserve=RESERVE))
-        self._disk_rng: Random = world.streams.of(f"disk/{name}")
         self._power_rng: Random = world.streams.of(f"power/{name}")
         self.stall: Running | None = None
         """The fault that keeps every sync from returning."""
         self.stall_journal_only = False
         self.slowness = 1
         """How many times longer than usual a sync takes."""
-        self._stalled: list[tuple[int, int, list[Op], int, int]] = []
         self._inbox: list[tuple[int, Any, Any]] = []
         self._waking = False
         self._timer_at = NEVER
-        self._lanes: dict[int, deque[Job]] = {}
-        self._working: dict[int, bool] = {}
+        self._lanes = DiskLanes(self)
         self._timeline = world.timeline
         self._skew = clock.skew
         self._told = (0, 0, 0, 0)
@@ -172,8 +149,7 @@ class Host:
         self._inbox = []
         self._waking = False
         self._timer_at = NEVER
-        self._lanes = {JOURNAL: deque(), SNAPSHOT: deque()}
-        self._working = {JOURNAL: False, SNAPSHOT: False}
+        self._lanes.restart()
         self.view = None
         self.applied = replica.state.applied_index
         if self.applied < world.diverged.get(self.name, 0):
@@ -198,7 +174,7 @@ class Host:
             state: ReplicatedState = WatchedState(machine, most, hooks)
         else:
             state = ReplicatedState(machine, most)
-        recorder: Any = Recorder(self, journal)
+        recorder: Any = WatchedJournal(self, journal)
         return Replica(
             self.name, self.identity, core, recorder, recovered, state, self.disk, newest, world.settings
         )
@@ -284,7 +260,7 @@ class Host:
         for hook in self.world.on_formatted:
             hook(self)
 
-    def _sprung(self, moment: str) -> bool:
+    def sprung(self, moment: str) -> bool:
         """Die if the trap is set for this moment."""
         if self.trap is None or self.trap[0] != moment:
             return False
@@ -448,10 +424,10 @@ class Host:
         if world.trace is not None:
             self._tell_turn()
         if effects.jobs or effects.peers:
-            if self.trap is not None and self._sprung("before the messages"):
+            if self.trap is not None and self.sprung("before the messages"):
                 return
             if effects.jobs:
-                self._take_jobs(effects.jobs)
+                self._lanes.take(effects.jobs)
             if effects.peers and self.replica is not None:
                 self._send_peers(effects)
             if self.replica is None:  # a trap was sprung
@@ -522,7 +498,7 @@ class Host:
         if self.trap is not None and len(effects.peers) > 1:
             first, *rest = effects.peers
             self._say(*first)
-            if self._sprung("amid the messages"):
+            if self.sprung("amid the messages"):
                 return
         else:
             rest = effects.peers
@@ -566,114 +542,12 @@ class Host:
 
     # ---------------------------------------------------------------------------------------------------------- disk
 
-    def _take_jobs(self, jobs: list[Job]) -> None:
-        for job in jobs:
-            if job.lane == JOURNAL:
-                for hook in self.world.on_written:
-                    hook(self, job.number)
-            self._lanes[job.lane].append(job)
-            if not self._working[job.lane]:
-                self._work(job.lane)
-                if self.replica is None:  # a trap was sprung
-                    return
-
-    def _work(self, lane: int) -> None:
-        """Perform what has queued up in a lane, as one write and one sync; a sync takes time, and anything may
-        happen meanwhile."""
-        queue = self._lanes[lane]
-        self._working[lane] = True
-        if lane == JOURNAL and len(queue) > 1:
-            ops = merge([job.ops for job in queue])
-            number = queue[-1].number
-            queue.clear()
-        else:
-            job = queue.popleft()
-            ops, number = job.ops, job.number
-        self._go_on((self.life, lane, ops, 0, number))
-
-    def _go_on(self, step: tuple[int, int, list[Op], int, int]) -> None:
-        life, lane, ops, place, number = step
-        if life != self.life:
-            return
-        world = self.world
-        disk = self.disk
-        try:
-            if place:
-                disk.perform(ops[place - 1 : place])  # the sync for which the time has passed
-                if world.trace is not None:
-                    world.trace.tell(
-                        world.timeline.now, "sync", self.name, file=getattr(ops[place - 1], "name", "")
-                    )
-            end = len(ops)
-            while place < end:
-                op = ops[place]
-                place += 1
-                if type(op) is Sync or type(op) is SyncDirectory:
-                    if self.trap is not None and lane == JOURNAL and self._sprung("before the sync"):
-                        return
-                    after = (life, lane, ops, place, number)
-                    if self.stall is not None and (lane == JOURNAL or not self.stall_journal_only):
-                        self.stall.bite("stalled syncs")
-                        self._stalled.append(after)
-                    else:
-                        world.timeline.after(self._sync_time(lane), self._go_on, after)
-                    return
-                disk.perform([op])
-                if world.trace is not None and type(op) is Append:
-                    world.trace.tell(world.timeline.now, "write", self.name, bytes=len(op.data), file=op.name)
-        except DiskError as error:
-            world.disk_failed(self, error)
-            return
-        self._working[lane] = False
-        if lane == JOURNAL:
-            world.synced(self, number)
-            if self.trap is not None and self._sprung("after the sync"):
-                return
+    def disk_done(self, lane: int, number: int) -> None:
+        """The disk has done job `number` of a lane."""
         self._arrived((_DONE, lane, number))
-        if self.life == life and self._lanes[lane] and not self._working[lane]:
-            self._work(lane)
-
-    def _sync_time(self, lane: int) -> int:
-        draw = self._disk_rng.random()
-        if lane != JOURNAL:
-            return (500 + int(8000 * draw)) * self.slowness
-        return (120 + int(500 * draw) if draw < 0.99 else 6000) * self.slowness
 
     def unstall(self) -> None:
         """Syncs return again, those that hang first."""
         self.stall = None
         self.stall_journal_only = False
-        stalled, self._stalled = self._stalled, []
-        for step in stalled:
-            self.world.timeline.after(self._sync_time(step[1]), self._go_on, step)
-
-    # -------------------------------------------------------------------------------------------------------- status
-
-    def explain(self) -> str:
-        """In a few words: what it is doing, and what keeps it."""
-        if self.lost:
-            return f"{self.name}: lost: {self.lost}"
-        now = self.world.timeline.now
-        if self.replica is None:
-            why = (
-                "without power" if not self.world.power.powered(self.name) else self.crashed or "not running"
-            )
-            return f"{self.name}: {why}"
-        view = self.replica.core.observe()
-        words = [
-            f"{self.name}: {view.role}, term {view.term}, vote {view.voted_for}, leader {view.leader}",
-            f"log {view.first_index}..{view.last_index}, durable {view.durable_index}, commit {view.commit_index}",
-            f"applied {self.replica.state.applied_index}",
-        ]
-        if self.paused_until > now:
-            words.append(f"paused for another {self.paused_until - now} us")
-        if view.storage_stalled or self.stall is not None:
-            words.append("its disk is stalled")
-        if self.replica.quarantined:
-            words.append(self.replica.quarantined)
-        deaf = [
-            link.source for link in self.world.network.peer_links() if link.dest == self.name and link.cuts
-        ]
-        if deaf:
-            words.append(f"hears nothing of {', '.join(deaf)}")
-        return "; ".join(words)
+        self._lanes.unstall()

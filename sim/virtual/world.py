@@ -32,6 +32,7 @@ from sim.oracles.standard import STANDARD
 from sim.virtual import subjects
 from sim.virtual.client import Client
 from sim.virtual.clock import Clock
+from sim.virtual.explain import explain
 from sim.virtual.host import LOOK_AFTER, TURN, Host
 from sim.virtual.judge import judge
 from sim.virtual.network import Link, Network
@@ -223,8 +224,8 @@ class World:
         self._judge()
 
     def _spread(self) -> bool:
-        """Whether a diverged state has gone beyond what was damaged on purpose: its snapshot was fetched before a digest showed it. No
-        replicated log survives that; all it can do is to notice."""
+        """Whether a diverged state has gone beyond what was damaged on purpose: its snapshot was fetched before a digest
+        showed it. No replicated log survives that; all it can do is to notice."""
         leader = self.leader()
         return len(self.diverged) > (len(self.names) - 1) // 2 or leader in self.diverged
 
@@ -424,9 +425,7 @@ class World:
 
     def explain(self) -> str:
         """Who is doing what, and who waits for whom."""
-        return "\n".join(
-            [host.explain() for host in self.hosts.values()] + [c.explain() for c in self.clients]
-        )
+        return explain(self)
 
     # ------------------------------------------------------------------------------------------------ what happened
 
