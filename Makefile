@@ -40,9 +40,10 @@ format: $(READY) ## put the sources in form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## the two benchmarks: apply on one core, a cluster of three
+bench: $(READY) ## the benchmarks: apply on one core, a cluster of three, checking a million operations
 	$(BIN)/python scripts/bench.py apply
 	$(BIN)/python scripts/bench.py cluster
+	$(BIN)/python scripts/bench.py check
 
 clean: ## remove what set-up and runs have left
 	rm -rf .venv .cache runs clusters

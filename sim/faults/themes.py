@@ -12,7 +12,7 @@ from typing import Any, Final
 from sim.faults.fault import Fault
 from sim.faults.kind import Terrain
 
-SHARE: Final = 0.1
+SHARE: Final = 0.08
 """Of the seeds that draw from all kinds."""
 
 
@@ -45,12 +45,16 @@ def slow_fetch(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
     """A node comes back far behind and fetches a snapshot slowly, while the leader changes, goes on compacting, or late copies of
     old messages arrive."""
     theme = _small_log(rng)
+    written_slowly = rng.random() < 0.5  # fetched at once then
+    if written_slowly:
+        theme.weather["bulk"] = 10
     for begin in begins:
         place = rng.randrange(len(terrain.nodes))
         node = terrain.nodes[place]
         theme.add("outage", begin, 1_000_000, place=node)
-        if rng.random() < 0.4:
-            theme.add("disk slow", begin, 2_400_000, node=place, times=rng.choice((40, 300)))
+        if written_slowly:
+            theme.add("disk slow", begin, 2_400_000, node=place, times=300)
+            theme.add("duplicate", begin, 2_400_000, links="all", rate=0.9, low=300_000, high=1_900_000)
         for _ in range(rng.randint(1, 3)):
             at = begin + 1_000_000 + rng.randrange(900_000)
             draw = rng.randrange(6)
@@ -66,6 +70,33 @@ def slow_fetch(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
                 theme.add("leave", at, 600_000, node="leader", linger=2_000, rest=100_000)
             else:
                 theme.add("flap", at, 700_000, place=node, off=40_000, on=rng.randrange(60_000, 400_000))
+    return theme
+
+
+def overtaken_fetch(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
+    """Nodes take their snapshots at different times and write them slowly, while leaders fall: what one leader no longer has,
+    the next one still sends."""
+    theme = Theme(
+        timing={"retain_bytes": 0, "uncommitted_bytes": 64 << 20},
+        settings={
+            "snapshot_bytes": 6_000,
+            "max_sessions": 4096,
+            "session_ttl": 600_000_000,
+            "queries_in_queue": 512,
+        },
+        weather={"loss": 0.0, "bulk": 10},
+        load={"beat": 0, "pause": (10_000, 80_000), "wander": 0.3, "sleep": 0.0, "batch": 5, "window": 12},
+    )
+    nodes = range(len(terrain.nodes))
+    for begin in begins:
+        for at in range(begin, begin + 2_000_000, 900_000):
+            shape = rng.choice(("one", "follower", "leader", "minority-third"))
+            theme.add("partition", at + rng.randrange(300_000), 500_000, shape=shape)
+        for at in range(begin, begin + 2_000_000, 700_000):
+            theme.add("disk slow", at, 900_000, node=rng.choice(nodes), times=rng.choice((20, 60)))
+        for at in range(begin, begin + 2_000_000, 400_000):
+            node = rng.choice(("leader", "leader", *nodes))
+            theme.add("kill", at + rng.randrange(200_000), 100_000, node=node, times=1, rest=20_000)
     return theme
 
 
@@ -157,7 +188,7 @@ def slow_elections(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
 
 THEMES: Final[tuple[Callable[[Random, Terrain, list[int]], Theme], ...]] = (
     slow_fetch,
-    slow_fetch,
+    overtaken_fetch,
     snapshot_before_journal,
     two_leaders_snapshots,
     caught_while_giving,

@@ -89,6 +89,8 @@ class RaftLog(Oracle):
         self._committed_in: list[int] = [0]  # a term in which it was committed, or a later one; never falls
         self._entries: dict[int, bytes] = {}  # prefix -> entry
         self._holders: dict[int, set[str]] = {}
+        self._reached: dict[str, int] = {}
+        """The farthest that a disk has ever reached."""
         self._ghosts: list[tuple[str, Shadow]] = []
         """What disks held that were wiped: it has counted all the same."""
         self._quorum = len(world.names) // 2 + 1
@@ -102,6 +104,7 @@ class RaftLog(Oracle):
         self._durable[host.name] = Shadow()
         self._unwritten[host.name] = []
         self._waiting[host.name] = deque()
+        self._reached[host.name] = 0
 
     def _read(self, shadow: Shadow, records: Sequence[Record], who: str) -> list[Change]:
         """Bring a shadow up to date; the changes, for the other shadow of the same log."""
@@ -181,6 +184,7 @@ class RaftLog(Oracle):
         waiting = self._waiting[host.name]
         while waiting and waiting[0][0] <= job:
             self._repeat(self._durable[host.name], waiting.popleft()[1])
+        self._reached[host.name] = max(self._reached[host.name], self._durable[host.name].reach)
 
     def went_down(self, host: Host) -> None:
         self._unwritten[host.name] = []
@@ -213,6 +217,7 @@ class RaftLog(Oracle):
         one, two = found.prefix(shared), known.prefix(shared)
         if one is not None and two is not None and one != two:
             self.violated(f"{name} comes back with another log up to {shared} than it had", name)
+        self._reached[name] = max(self._reached[name], found.reach)
         self._wanted[name] = found
         self._durable[name] = Shadow(
             found.term, found.voted, found.base, found.base_term, found.base_prefix,
@@ -250,7 +255,9 @@ class RaftLog(Oracle):
                 self.violated(
                     f"{host.name} asks for votes; its disk does not know of its own vote", host.name
                 )
-            if message.last_index > disk.reach:
+            # A request may wait while a leader of its term takes the end of this log away: it was on the disk, and as that
+            # leader has won, nobody's vote can come of it.
+            if message.last_index > max(disk.reach, self._reached[host.name]):
                 self.violated(
                     f"{host.name} asks for votes with a log up to {message.last_index}; its disk holds {disk.last}",
                     host.name,
