@@ -233,12 +233,9 @@ class World:
         having covered the harm: then everything is demanded as usual, and all states must be the log's."""
         self._heal()
         self._tell_phase("healed", "a diverged state has spread; it must be noticed")
-        enough = self.plan.operations
-        self.timeline.run_until(
-            self.timeline.now + self.plan.patience,
-            lambda: bool(self.notes["diverged"]) and len(self.history) >= enough,
-        )
+        self.timeline.run_until(self.timeline.now + self.plan.patience, lambda: bool(self.notes["diverged"]))
         if self.notes["diverged"]:
+            self._ask_enough()
             self.notes["runs in which a diverged state spread, and was noticed"] += 1
             return True
         self.diverged.clear()
@@ -383,15 +380,20 @@ class World:
             raise Violation(
                 "loss is reported", f"writes are acknowledged without a majority; lost: {self.lost()}"
             )
+        self._ask_enough()
         self.notes["runs that reported their loss"] += 1
+
+    def _ask_enough(self) -> None:
+        """Go on until clients have asked for as much as the plan demands."""
+        if len(self.history) < self.plan.operations:
+            self.timeline.run_until(
+                self.timeline.now + 20 * self.plan.patience, lambda: len(self.history) >= self.plan.operations
+            )
 
     def _all_healed(self) -> None:
         self._heal()
         self._tell_phase("healed", "everything is repaired")
-        if len(self.history) < self.plan.operations:
-            self.timeline.run_until(
-                self.timeline.now + 10 * self.plan.patience, lambda: len(self.history) >= self.plan.operations
-            )
+        self._ask_enough()
         for client in self.clients:
             client.active = False
         if not self._wait(self.alike):
