@@ -191,6 +191,7 @@ def _memory(world: World, running: Running) -> Course:
                 continue
             world.excused[host.name] = "its memory was at fault"
             world.diverged.setdefault(host.name, replica.state.applied_index)
+            world.harmed.setdefault(host.name, replica.state.applied_index)
             running.bite("rogue commands")
             yield running.fault.params["rest"]
         else:

@@ -129,6 +129,8 @@ class World:
         self.diverged: dict[str, int] = {}
         """Nodes whose state was made to diverge, and behind which index: what they tell clients is not held against
         the others."""
+        self.harmed: dict[str, int] = {}
+        """The same, and never forgotten: what they gave away before they came right is still about."""
         self.core_error = ""
         self.phase = "faults"
 
@@ -450,13 +452,15 @@ class World:
             if fields["role"] == "leader":
                 self.notes["leaders"] += 1
             return
-        if name == "installed" and self.diverged:
+        if name == "installed" and self.harmed:
             # Another state altogether: as good or as bad as that of whoever gave it.
             self.diverged.pop(host.name, None)
-            giver = host.view.leader if host.view is not None else None
-            if giver is not None and fields["index"] > self.diverged.get(giver, fields["index"]):
+            # Whoever gave it may lead no more, or have restarted since: any of those that were ever harmed, before that index.
+            givers = [other for other, harmed in self.harmed.items() if harmed <= fields["index"]]
+            if givers:
                 self.diverged[host.name] = fields["index"]
-                self.excused[host.name] = f"a snapshot of {giver}, which had diverged"
+                self.harmed.setdefault(host.name, fields["index"])
+                self.excused[host.name] = f"perhaps a snapshot of {givers[0]}, which had diverged"
         self.notes[name] += 1
         if self.trace is not None:
             self.trace.tell(self.timeline.now, "event", host.name, name=name, fields=fields)

@@ -60,7 +60,7 @@ def test_the_protocol_without_rule_1_loses_what_its_leader_had_not_synced(
     monkeypatch.setattr(FixedLeader, "timeout", hasty)
     outcomes = {
         World(draw(seed, Options(protocol=LEADER, kinds=("trap", "outage")))).run().outcome
-        for seed in range(12)
+        for seed in range(35, 41)
     }
     assert VIOLATION in outcomes
 
