@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final, Protocol
 
@@ -50,6 +50,8 @@ class EntryKind(IntEnum):
     """Client commands, grouped by session (`node.sessions`)."""
     DIGEST = 2
     """A mark at which every replica compares its state digest with the others."""
+    CHECKPOINT = 3
+    """The same, and every replica takes a snapshot of exactly the state behind it."""
 
 
 _ENTRY: Final = struct.Struct("<QQB")
@@ -138,6 +140,8 @@ class CoreView:
     match_index: dict[NodeId, int]
     """On a leader: what each peer is known to hold durably."""
     storage_stalled: bool
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What only this protocol has to tell, by name, for status pages."""
 
 
 class Out:
