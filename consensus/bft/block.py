@@ -43,7 +43,7 @@ class Block:
     index: int
     """Of the last log entry in it, or in its ancestors if it has none."""
     weight: int
-    """Payload bytes since the last snapshot mark, its own included; 0 if it has that mark itself."""
+    """Bytes of blocks and payload since the last snapshot mark, its own included; 0 if it has that mark itself."""
     mark: int
     """0: none; else the kind of the last entry, `EntryKind.DIGEST` or `EntryKind.CHECKPOINT`."""
     marked: tuple[int, int]

@@ -26,13 +26,15 @@ class Timing:
     mark_heights: int = 32
     """(*) Fewest blocks from one mark to the next."""
     snapshot_bytes: int = 8 << 20
-    """(*) Payload bytes after which a mark asks for a snapshot."""
+    """(*) Bytes of blocks and payload after which a mark asks for a snapshot."""
+    idle_heights: int = 4096
+    """(*) Blocks without a mark after which there is one that asks for a snapshot, so that an idle chain is cut off, too."""
     block_bytes: int = 2 << 20
     """(*) Most payload bytes in a block (one batch may be longer)."""
     batch_bytes: int = 4 << 20
     """(*) Longest payload of a batch."""
     turns: int = 16
-    """(*) Heights from one change of the schedule to the next."""
+    """(*) Heights from one change of the schedule to the next; a turn that is passed over changes it at once."""
     exile: int = 64
     """(*) Heights for which a member whose turn was passed over has none."""
     author_bytes: int = 32 << 20

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 from protocol_bench import Bench, storm
 
+from consensus.bft import records as bft_records
+from consensus.bft.core import BftCore
+from consensus.bft.timing import Timing as BftTiming
 from consensus.core import CoreView, Out, Record, Refusal, encode_entry
 from consensus.raft import RaftCore, Timing, records
 from docs.examples.fixed_leader import FixedLeader, Part
+from sim.virtual.bft_committee import committee, notary
 
 
 class HandsOutUnsynced(FixedLeader):
@@ -85,6 +89,26 @@ class RecordsNoVote(RaftCore):
         out.ticket -= not kept and out.ticket > 0
 
 
+class VotesBeforeItIsWritten(BftCore):
+    def receive(self, sender: str, message: Any, now: int, out: Out) -> None:
+        super().receive(sender, message, now, out)
+        kept = [record for record in out.records if record[0] != bft_records.SAFETY]
+        out.records[:] = kept
+        out.ticket -= not kept and out.ticket > 0
+
+
+class ForgetsWhatItSaid(BftCore):
+    def state_records(self) -> list[Record]:
+        return [record for record in super().state_records() if record[0] != bft_records.SAFETY]
+
+
+class HandsOutWhatIsNotWritten(BftCore):
+    def _deliver(self, out: Out) -> None:
+        self._durable, durable = 1 << 60, self._durable
+        super()._deliver(out)
+        self._durable = durable
+
+
 class LeadsOn(FixedLeader):
     def resign(self, now: int, out: Out) -> None:
         out.changed = True
@@ -111,9 +135,14 @@ def trouble(kind: Any) -> None:
     def make(node: str, members: Sequence[str], rng: random.Random) -> Any:
         if issubclass(kind, RaftCore):
             return kind(node, members, rng, Timing(retain_bytes=300))
+        if issubclass(kind, BftCore):
+            timing = BftTiming(
+                round=100_000, idle=50_000, resend=80_000, mark_heights=4, snapshot_bytes=3_000
+            )
+            return kind(node, committee(members), notary(tuple(members), 0).keyring(node), rng, timing)
         return kind(node, members, rng)
 
-    for seed in range(8):
+    for seed in range(3 if issubclass(kind, BftCore) else 8):
         bench = Bench(make, 3, seed)
         bench.settle()
         for token, node in enumerate(bench.nodes.values()):
@@ -141,6 +170,9 @@ def trouble(kind: Any) -> None:
         (SaysWhatItMayLose, "both lead term|another entry|rule 3|out of nowhere|no progress"),
         (ForgetsItsVote, "do not rebuild"),
         (RecordsNoVote, "will leave, though a restart"),
+        (VotesBeforeItIsWritten, "will leave, though a restart|a ticket names records"),
+        (ForgetsWhatItSaid, "do not rebuild"),
+        (HandsOutWhatIsNotWritten, "rule 3"),
         (LeadsOn, "has resigned, and leads"),
         (WritesOnLooking, "observe"),
         (TalksToItself, "a message to itself"),
@@ -152,6 +184,6 @@ def test_a_protocol_that_breaks_a_rule_is_caught_by_the_law_of_that_rule(kind: A
         trouble(kind)
 
 
-@pytest.mark.parametrize("kind", [FixedLeader, RaftCore])
+@pytest.mark.parametrize("kind", [FixedLeader, RaftCore, BftCore])
 def test_the_unbroken_ones_are_not(kind: Any) -> None:
     trouble(kind)

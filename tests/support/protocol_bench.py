@@ -29,6 +29,9 @@ from consensus.core import (
     entry_position,
 )
 
+LEADERLESS = "replica"
+"""The role of the nodes of a protocol in which all of them take requests."""
+
 Make = Callable[[NodeId, Sequence[NodeId], Random], Core]
 
 
@@ -40,8 +43,11 @@ def show(out: Out, deadline: int) -> tuple[Any, ...]:
     return (list(out.records), out.ticket, messages, *asked, deadline)
 
 
-def stand(view: CoreView) -> tuple[int, NodeId | None, int]:
+def stand(view: CoreView) -> tuple[Any, ...]:
     """What a node must never forget once it has let anybody know."""
+    if view.role == LEADERLESS:
+        # Its round follows from what others have signed, and so does what it holds of the log; its own words do not.
+        return tuple(view.facts[name] for name in ("voted_round", "timeout_round", "proposed_round"))
     return view.term, view.voted_for, view.last_index
 
 
@@ -71,6 +77,8 @@ class Node:
         self.gate: deque[tuple[int, str, bytes]] = deque()
         self.synced = 0
         self.handed_out = 0
+        self.marks: list[int] = []
+        """Marks that have just been handed out."""
         self.stalled = False
         self.resigned = False
         self.waiting: dict[int, int] = {}
@@ -95,6 +103,9 @@ class Bench:
         self.committed: list[bytes] = []
         self.leaders: dict[int, str] = {}
         self.refused: list[bytes] = []
+        self.look_every = 1
+        self.accepted: list[bytes] = []
+        """Payloads that were taken in where everybody does."""
         self.lives: list[Life] = []
         self.answered = 0
         self.installed = 0
@@ -104,8 +115,13 @@ class Bench:
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._count = itertools.count()
         self._looks = itertools.count()
+        self._waits = itertools.count()
         for name in self.names:
             self.boot(name)
+        view = self.nodes[self.names[0]].up.observe()
+        self.leaderless = view.role == LEADERLESS
+        # Where everybody signs all the time, looking at what a restart would give each time takes most of the time.
+        self.look_every = 12 if self.leaderless else 1
 
     # ------------------------------------------------------------------------------------------------ time and nodes
 
@@ -230,7 +246,7 @@ class Bench:
             assert dest != node.name, f"{what}: a message to itself"
             again = wire.decode(wire.encode(message))
             assert again == message, f"{what}: {message} comes out of the wire format as {again}"
-        if out.wait:
+        if out.wait and next(self._waits) % self.look_every == 0:
             # Rules 1 and 2: what waits leaves when everything recorded so far is durable; that must be all that it can assert.
             found = self._recovered(node, [*node.disk, *self._unsynced(node), *out.records])
             now = node.up.observe()
@@ -282,10 +298,16 @@ class Bench:
             meta, number = out.install[1], node.number
             self._after(self.rng.randint(1_000, 60_000), lambda: self._install(node, number, meta))
         out.clear()
+        marks, node.marks = node.marks, []
+        for index in marks:
+            # Every replica has the same state there, by the log alone.
+            self.give(node, "applied", index, index.to_bytes(32, "big"), self.now)
 
     def _handed_out(self, node: Node, what: str) -> None:
         for entry in node.out.committed:
-            index = entry_position(entry)[0]
+            index, _, kind = entry_position(entry)
+            if kind in (EntryKind.DIGEST, EntryKind.CHECKPOINT):
+                node.marks.append(index)
             assert index == node.handed_out + 1, (
                 f"{what}: entry {index} is handed out behind {node.handed_out}"
             )
@@ -297,6 +319,8 @@ class Bench:
             else:
                 assert index == len(self.committed) + 1, f"{what}: entry {index} out of nowhere"
                 self.committed.append(entry)
+        if next(self._waits) % self.look_every:
+            return
         held = self._recovered(node, node.disk).last_index
         assert held >= node.handed_out, (
             f"{what}: entry {node.handed_out} is handed out (rule 3); a restart now would find {held} entries"
@@ -333,20 +357,24 @@ class Bench:
     # -------------------------------------------------------------------------------------------------------- asking
 
     def leader(self) -> Node | None:
-        """The node that leads the highest term."""
+        """The node that leads the highest term; where everybody takes requests, one that does."""
         leading = [
             node
             for node in self.nodes.values()
-            if node.core is not None and node.core.observe().role == "leader"
+            if node.core is not None
+            and (node.core.observe().role == "leader" or (self.leaderless and not node.resigned))
         ]
         return max(leading, key=lambda node: node.up.observe().term, default=None)
 
     def propose(self, node: Node, *payloads: bytes) -> Refusal | None:
         """Ask for entries; a refusal must leave no trace."""
-        before = node.up.observe().last_index
+        view = node.up.observe()
+        before = view.last_index
         asked = [(int(EntryKind.BLOCK), payload) for payload in payloads]
         refusal: Refusal | None = self.give(node, "propose", asked, self.now)
-        if refusal is None:
+        if refusal is None and self.leaderless:
+            self.accepted += payloads
+        elif refusal is None:
             assert node.up.observe().last_index == before + len(payloads), (
                 f"{node.name} accepts without appending"
             )
@@ -369,21 +397,36 @@ class Bench:
     def snapshot(self, name: str) -> None:
         """Take a snapshot where a node stands, and begin its journal anew with its state records."""
         node = self.nodes[name]
-        if node.core is None or node.flying or not node.handed_out or node.out.records:
+        if not self._written(node):
             return
-        if node.snapshot is not None and node.snapshot.index >= node.handed_out:
+        index = self._snapshot_index(node)
+        if index <= (node.snapshot.index if node.snapshot is not None else 0):
             return
-        term = entry_position(self.committed[node.handed_out - 1])[1]
-        meta = SnapshotMeta(node.handed_out, term, bytes(32), tuple(self.names), bytes(32), 0)
-        before = stand(node.up.observe())
+        term = entry_position(self.committed[index - 1])[1]
+        meta = SnapshotMeta(index, term, bytes(32), tuple(self.names), bytes(32), 0)
         node.snapshot = meta
         self.give(node, "snapshot_taken", meta, self.now)
-        if node.flying:
+        if not self._written(node):
             return
+        before = stand(node.up.observe())
         node.disk = list(node.up.state_records())
         assert stand(self._recovered(node, node.disk)) == before, (
             f"{name}: state_records do not rebuild the state"
         )
+
+    def _written(self, node: Node) -> bool:
+        """Whether a node is up and nothing is on its way to its disk; who writes all the time is given a little while."""
+        if self.leaderless and node.core is not None and not node.stalled:
+            self.run(100_000, lambda: not node.flying)
+        return node.core is not None and not node.flying and not node.out.records
+
+    def _snapshot_index(self, node: Node) -> int:
+        """Where a node may take a snapshot: where it stands, or at the last mark that asks for one."""
+        index = node.handed_out
+        if getattr(node.up, "snapshots_at_marks", False):
+            while index and entry_position(self.committed[index - 1])[2] != EntryKind.CHECKPOINT:
+                index -= 1
+        return index
 
     def _install(self, node: Node, number: int, meta: SnapshotMeta) -> None:
         if node.core is None or node.number != number or meta.index <= node.handed_out:
@@ -456,7 +499,7 @@ def storm(bench: Bench, rounds: int) -> None:
     rng = bench.rng
     bench.loss, bench.repeats = rng.choice((0.0, 0.05, 0.2)), rng.choice((0.0, 0.2))
     bench.delay_us = (100, rng.choice((2_000, 30_000)))
-    for number in range(rounds):
+    for number in range(rounds // 2 if bench.leaderless else rounds):
         bench.run(rng.choice((500, 5_000, 50_000, 300_000)))
         node = bench.nodes[rng.choice(bench.names)]
         draw = rng.random()
