@@ -32,8 +32,8 @@ class Written:
 class Compaction:
     """Makes the jobs of the snapshot lane. The replica asks, and does what follows for core and state."""
 
-    def __init__(self, identity: Identity, disk: Disk, index: int) -> None:
-        """`index`: of the newest snapshot on `disk`, 0 if there is none."""
+    def __init__(self, identity: Identity, disk: Disk, index: int, distrust: bool = False) -> None:
+        """`index`: of the newest snapshot on `disk`, 0 if there is none. `distrust`: peers may lie (`Transfer`)."""
         self.index = index
         """Index of the newest durable snapshot."""
         self.rotate = False
@@ -42,9 +42,10 @@ class Compaction:
         """When `timeout` is due."""
         self._identity = identity
         self._disk = disk
-        self._transfer = Transfer(disk, identity)
+        self._transfer = Transfer(disk, identity, distrust)
         self._number = 0
         self._writing: tuple[int, Written] | None = None
+        self._marked: tuple[Written, list[Op]] | None = None  # a mark's snapshot that waits for its turn
 
     @property
     def busy(self) -> bool:
@@ -56,11 +57,25 @@ class Compaction:
         rotated behind the newest one (its size is then about to fall), or without anything new to write."""
         if self.busy or self.rotate or state.applied_index <= self.index:
             return
+        self._write(*self._picture(state, members), effects)
+
+    def take_marked(self, state: ReplicatedState, members: Sequence[NodeId], effects: Effects) -> None:
+        """Write a snapshot of exactly this state, because the log asks everybody for it here. While another one is being written
+        it waits; of those that wait only the newest is of use."""
+        picture = self._picture(state, members)
+        if not self.busy:
+            self._write(*picture, effects)
+            return
+        if self._marked is not None:
+            sometimes("a snapshot that the log asked for gives way to the next before it is written")
+        self._marked = picture
+
+    def _picture(self, state: ReplicatedState, members: Sequence[NodeId]) -> tuple[Written, list[Op]]:
         chunks = state.snapshot()
         manifest = snapshot.make_manifest(
             self._identity, state.applied_index, state.applied_term, state.chain, sorted(members), chunks
         )
-        self._write(Written(manifest.meta, None), snapshot.write_ops(manifest, chunks), effects)
+        return Written(manifest.meta, None), snapshot.write_ops(manifest, chunks)
 
     def _write(self, written: Written, ops: list[Op], effects: Effects) -> None:
         self._writing = (self._job(ops, effects), written)
@@ -131,3 +146,8 @@ class Compaction:
         ops = snapshot.clean_ops(self._disk.names(), {meta.index, older})
         if ops:
             self._job(ops, effects)
+        if self._marked is not None:
+            marked, self._marked = self._marked, None
+            if marked[0].meta.index > meta.index:
+                sometimes("a snapshot that the log asked for is written behind another")
+                self._write(*marked, effects)

@@ -97,3 +97,34 @@ class DigestWatch:
         while len(self._found) > KEPT * (len(self.members) + 1):
             del self._found[next(iter(self._found))]
         return new
+
+
+class WaryDigestWatch(DigestWatch):
+    """The same among members that may lie. Each member's reports have their own room, so that nobody's crowd out another's; the
+    first that a member says of a mark counts; and marks are compared only where this node has been itself."""
+
+    def __init__(self, node: NodeId, members: Sequence[NodeId]) -> None:
+        super().__init__(node, members)
+        self._said: dict[NodeId, dict[int, tuple[bytes, bytes]]] = {member: {} for member in members}
+
+    def add(self, sender: NodeId, report: DigestReport) -> list[Finding]:
+        said = self._said.get(sender)
+        if said is None:
+            return []
+        index = report.index
+        if index in said:
+            sometimes("a member reports another time of a mark")
+            return []
+        if len(said) >= KEPT:
+            del said[next(iter(said))]
+        said[index] = (report.digest, report.chain)
+        if sender == self.node:
+            self.own = report
+        elif index not in self._said[self.node]:
+            return []
+        self._marks = {
+            index: {
+                member: self._said[member][index] for member in self.members if index in self._said[member]
+            }
+        }
+        return self._compare(index)

@@ -10,7 +10,7 @@ from consensus.core import NodeId, Record
 from consensus.marks import sometimes
 from node.disk import JOURNAL, Job, Op
 from node.effects import Effects
-from node.journal import Journal
+from node.journal import Recorder
 
 
 class Gate:
@@ -19,7 +19,7 @@ class Gate:
     Tickets are the core's (`Out.ticket`) and only grow, and so do job numbers: both queues are in order, and one look at
     their heads decides."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Recorder) -> None:
         self._journal = journal
         self.journal_bytes = journal.size
         """Bytes in the journal behind the state that its segment began with."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from consensus.core import Record
 from consensus.marks import sometimes
@@ -42,6 +42,7 @@ __all__ = [
     "JournalForeign",
     "JournalMissing",
     "JournalVersion",
+    "Recorder",
     "Recovered",
     "SegmentView",
     "merge",
@@ -136,6 +137,23 @@ def merge(lists: Iterable[Sequence[Op]]) -> list[Op]:
                 sync = True
     flush()
     return merged
+
+
+class Recorder(Protocol):
+    """What a replica needs of a journal; whoever wants to hear of its records puts one in between that meets this."""
+
+    @property
+    def size(self) -> int:
+        """As `Journal.size`."""
+
+    def append(self, records: Sequence[Record]) -> tuple[list[Op], int]:
+        """As `Journal.append`."""
+
+    def rotate(self, state_records: Sequence[Record]) -> tuple[list[Op], int]:
+        """As `Journal.rotate`."""
+
+    def mark_synced(self, mark: int) -> None:
+        """As `Journal.mark_synced`."""
 
 
 class Journal:

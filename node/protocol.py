@@ -163,6 +163,40 @@ class StatusRequest:
     request: int
 
 
+@register(64)
+@dataclass(slots=True)
+class Introduce:
+    """Where requests are signed: this connection wants to hear what becomes of the requests of that public key (32 bytes),
+    whichever node took them in. Outcomes are no secret to whoever may connect."""
+
+    key: bytes
+
+
+@register(65)
+@dataclass(slots=True)
+class SignedOpen:
+    """Open a session that belongs to `key`, through the log. `signature` is the key's under `node.requests.open_statement`. Of
+    one key only the highest `nonce` counts; asked again with it, the same session is answered (`SessionOpened.request` is the
+    nonce)."""
+
+    key: bytes
+    nonce: int
+    signature: bytes
+
+
+@register(66)
+@dataclass(slots=True)
+class SignedSubmit:
+    """Commands of a session of `key`, as in `Submit`, under one signature: the key's under `node.requests.submit_statement`."""
+
+    session: int
+    low: int
+    seqs: list[int]
+    commands: list[bytes]
+    key: bytes
+    signature: bytes
+
+
 # ------------------------------------------------------------------------------------------------ node to client
 
 

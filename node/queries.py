@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from consensus.core import NEVER, Refusal, RefusalCode, Token
+from consensus.core import NEVER, NodeId, Refusal, RefusalCode, Token
 from consensus.marks import sometimes
-from node.protocol import Code, Consistency, Query, QueryRefused
+from node.effects import Effects
+from node.machine import QueryError
+from node.protocol import Answer, Code, Consistency, Query, QueryRefused
+from node.state import ReplicatedState
 
 RETRY: Final = 20_000
 """Microseconds after a refused barrier before the next one is asked for."""
@@ -222,3 +225,22 @@ class QueryDesk:
                 due = min(due, item.until)
         self._due = due
         return due
+
+
+def answer(
+    query: Query, state: ReplicatedState, desk: QueryDesk, node: NodeId, now: int, effects: Effects
+) -> Answer | QueryRefused:
+    """The answer to a query from the state as it is now."""
+    try:
+        result = state.query(query.query)
+    except QueryError as refusal:
+        return QueryRefused(query.request, Code.BAD_QUERY, str(refusal), None)
+    except Exception as error:
+        # A query changes nothing. What the machine trips over is a bug of its own, and must not stop this replica:
+        # the client would ask the next one, and stop them all.
+        effects.events.append(
+            ("query_failed", {"error": repr(error)[:300], "query": query.query.hex()[:200]})
+        )
+        reason = f"the machine failed on this query ({type(error).__name__}); see the log of {node}"
+        return QueryRefused(query.request, Code.BAD_QUERY, reason, None)
+    return Answer(query.request, state.applied_index, state.chain, desk.age(now), desk.tier(now), result)

@@ -17,31 +17,35 @@ from typing import Any, Final
 from consensus.core import Core, CoreView, EntryKind, NodeId, Out, RefusalCode, SnapshotMeta
 from consensus.marks import sometimes
 from node.compaction import Compaction
-from node.digests import DigestWatch
+from node.digests import DigestWatch, WaryDigestWatch
 from node.disk import SNAPSHOT, Disk
 from node.effects import Connection, Effects
 from node.gate import Gate
-from node.journal import Journal, Recovered
-from node.machine import QueryError
+from node.journal import Recorder, Recovered
 from node.protocol import (
-    Answer,
     Chunk,
     ChunkRequest,
     Code,
     DigestReport,
+    Introduce,
     Leader,
     OpenSession,
     Outcome,
     Query,
     QueryRefused,
     Refused,
+    SignedOpen,
+    SignedSubmit,
     Status,
     StatusRequest,
     Submit,
 )
-from node.queries import QueryDesk
+from node.queries import QueryDesk, answer
+from node.requests import RequestCheck
 from node.segment import Identity
-from node.state import DigestDue, Opened, ReplicatedState
+from node.signed import SignedDesk
+from node.state import DigestDue, Keyed, Opened, ReplicatedState
+from node.status import status
 from node.writes import IdleWatch, WriteDesk
 
 __all__ = ["Connection", "Effects", "Replica", "Settings"]
@@ -92,14 +96,16 @@ class Replica:
         node: NodeId,
         identity: Identity,
         core: Core,
-        journal: Journal,
+        journal: Recorder,
         recovered: Recovered,
         state: ReplicatedState,
         disk: Disk,
         newest: tuple[SnapshotMeta, list[bytes]] | None = None,
         settings: Settings | None = None,
+        requests: RequestCheck | None = None,
     ) -> None:
-        """Raises ValueError if journal and snapshot do not fit together."""
+        """`requests`: judges signed requests, which then are the only ones taken in. Raises ValueError if journal and snapshot do
+        not fit together."""
         self.node = node
         self.core = core
         self.state = state
@@ -114,14 +120,17 @@ class Replica:
             state.restore(newest[1])
         core.recover(recovered.records, newest[0] if newest else None)
         self.view: CoreView = core.observe()
+        self._marked: bool = getattr(core, "snapshots_at_marks", False)  # the log says when, not the journal
 
         first = recovered.incarnation << _LIVES
         limits = self.settings
         self.desk = QueryDesk(limits.queries_in_queue, limits.barrier, limits.fresh, first)
         self.writes = WriteDesk(node, state.machine.check, limits.max_command_bytes, first)
-        self.digests = DigestWatch(node, self.view.members)
+        self.signed = SignedDesk(requests, self.writes, state)
+        watch = DigestWatch if requests is None else WaryDigestWatch
+        self.digests = watch(node, self.view.members)
         self._gate = Gate(journal)
-        self._compaction = Compaction(identity, disk, state.applied_index)
+        self._compaction = Compaction(identity, disk, state.applied_index, requests is not None)
         self._idle = IdleWatch(limits.session_ttl)
         self._to_apply: deque[bytes] = deque()
         self._queued_index = state.applied_index  # of the newest entry that the core has handed out
@@ -129,13 +138,13 @@ class Replica:
         self._digest_at = 0
         self._digest_from = -1  # applied index behind the newest digest mark
         self._leads = False  # as `view` says
-        self._started_at = 0
+        self.started_at = 0
 
     # ----------------------------------------------------------------------------------------------- inputs
 
     def start(self, now: int) -> None:
         """Begin to take part; `turn` follows."""
-        self._started_at = now
+        self.started_at = now
         self.core.start(now, self._out)
         self._take(now)
 
@@ -164,27 +173,35 @@ class Replica:
         effects = self._effects
         effects.clients = [reply for reply in effects.clients if reply[0] != connection]
         self.writes.forget(connection)
+        self.signed.forget(connection)
         self.desk.forget(lambda who: who == connection)
 
     def receive_client(self, connection: Connection, message: Any, now: int) -> None:
         """A request from a client. Who has been announced with `client_connected` is also told who leads."""
         kind = type(message)
-        if kind is Submit:
-            refusal = self._cannot_serve()
-            if refusal is None:
+        if kind is Submit or kind is SignedSubmit:
+            refusal = self._cannot_take(kind is SignedSubmit)
+            if refusal is not None:
+                self._refuse(connection, 0, message.session, message.seqs, *refusal)
+            elif kind is Submit:
                 self._effects.clients += self.writes.submit(connection, message)
             else:
-                self._refuse(connection, 0, message.session, message.seqs, *refusal)
+                self._effects.clients += self.signed.submit(connection, message)
         elif kind is Query:
             self._query(connection, message, now)
-        elif kind is OpenSession:
-            refusal = self._cannot_serve()
-            if refusal is None:
+        elif kind is OpenSession or kind is SignedOpen:
+            refusal = self._cannot_take(kind is SignedOpen)
+            if refusal is not None:
+                request = message.request if kind is OpenSession else message.nonce
+                self._refuse(connection, request, 0, [], *refusal)
+            elif kind is OpenSession:
                 self.writes.open(connection, message)
             else:
-                self._refuse(connection, message.request, 0, [], *refusal)
+                self._effects.clients += self.signed.open(connection, message)
         elif kind is StatusRequest:
             self._effects.clients.append((connection, Status(message.request, self.status(now))))
+        elif kind is Introduce and not self.quarantined:
+            self.signed.introduce(connection, message)
 
     def job_done(self, lane: int, number: int, now: int) -> None:
         """A disk job is done, and with it every earlier one of its lane (and of no other)."""
@@ -256,7 +273,9 @@ class Replica:
         if desk.returned:
             desk.caught_up(self.state.applied_index, now)
         # A quarantined replica's state is not what the log says.
-        if self._gate.journal_bytes >= self.settings.snapshot_bytes and not self.quarantined:
+        if self._gate.journal_bytes >= self.settings.snapshot_bytes and not (
+            self.quarantined or self._marked
+        ):
             self._compaction.take(self.state, self.view.members, self._effects)
         if desk.ready or now >= desk_due:
             self._answer_queries(now)
@@ -290,6 +309,16 @@ class Replica:
             return 0
         due = self.deadline
         return due if now < due else 0
+
+    @property
+    def snapshot_index(self) -> int:
+        """Index of the newest durable snapshot, 0 if there is none."""
+        return self._compaction.index
+
+    @property
+    def journal_bytes(self) -> int:
+        """Bytes in the journal behind the state that its segment began with."""
+        return self._gate.journal_bytes
 
     @property
     def busy(self) -> bool:
@@ -356,6 +385,13 @@ class Replica:
             return Code.QUARANTINED, self.quarantined
         return None
 
+    def _cannot_take(self, signed: bool) -> tuple[Code, str] | None:
+        if signed is self.signed.required:
+            return self._cannot_serve()
+        sometimes("a request is refused: it is signed where it must not be, or not where it must")
+        wanted = "signed requests only" if self.signed.required else "no signed requests"
+        return Code.BAD_COMMAND, f"this cluster takes {wanted}"
+
     def _propose(self, now: int) -> None:
         blocks = self.writes.blocks()
         refusal = self.core.propose([(EntryKind.BLOCK, block) for block in blocks], now, self._out)
@@ -394,6 +430,8 @@ class Replica:
                     connection = self.writes.reply_to(item)  # type: ignore[arg-type]
                     if connection is not None:
                         self._effects.clients.append((connection, item))
+                elif kind is Keyed:
+                    self._effects.clients += self.signed.replies(item)  # type: ignore[arg-type]
                 elif kind is Opened:
                     self._effects.clients += self.writes.opened(item)  # type: ignore[arg-type]
                 elif kind is DigestDue:
@@ -407,6 +445,8 @@ class Replica:
         return self._leads and not self.stopping and self._digest_from != self.state.applied_index
 
     def _digest_due(self, item: DigestDue, now: int) -> None:
+        if item.snapshot and not self.quarantined:
+            self._compaction.take_marked(self.state, self.view.members, self._effects)
         self._digest_from = item.index
         self._digest_at = now + self.settings.digest
         report = DigestReport(item.index, item.digest, item.chain)
@@ -432,6 +472,7 @@ class Replica:
         self._refuse_waiting(Code.QUARANTINED, reason)
         # The outcome of what is in the log already must come from somebody else, too.
         self.writes.forget_all()
+        self.signed.forget_all()
 
     def _serve(self, sender: NodeId, request: ChunkRequest) -> None:
         # A snapshot made while this state was diverging would carry that on.
@@ -463,24 +504,8 @@ class Replica:
             item = self.desk.take(now)
             if item is None:
                 return
-            self._effects.clients.append((item.connection, self._answer(item.query, now)))
-
-    def _answer(self, query: Query, now: int) -> Answer | QueryRefused:
-        state = self.state
-        try:
-            result = state.query(query.query)
-        except QueryError as error:
-            return QueryRefused(query.request, Code.BAD_QUERY, str(error), None)
-        except Exception as error:
-            # A query changes nothing. What the machine trips over is a bug of its own, and must not stop this replica:
-            # the client would ask the next one, and stop them all.
-            self._effects.events.append(
-                ("query_failed", {"error": repr(error)[:300], "query": query.query.hex()[:200]})
-            )
-            reason = f"the machine failed on this query ({type(error).__name__}); see the log of {self.node}"
-            return QueryRefused(query.request, Code.BAD_QUERY, reason, None)
-        tier = self.desk.tier(now)
-        return Answer(query.request, state.applied_index, state.chain, self.desk.age(now), tier, result)
+            reply = answer(item.query, self.state, self.desk, self.node, now, self._effects)
+            self._effects.clients.append((item.connection, reply))
 
     # ------------------------------------------------------------------------------------------------- disk
 
@@ -520,33 +545,6 @@ class Replica:
 
     def status(self, now: int) -> dict[str, Any]:
         """A view for operators. Indexes are of log entries; `..._us` are microseconds; `age_us` and `tier` are what an answer
-        would carry now; `digest_agreed_index` is the newest mark at which a majority, this node among it, agreed."""
-        view = self.core.observe()
-        own = self.digests.own
-        return {
-            "node": self.node,
-            "role": view.role,
-            "term": view.term,
-            "leader": view.leader,
-            "commit_index": view.commit_index,
-            "applied_index": self.state.applied_index,
-            "durable_index": view.durable_index,
-            "first_index": view.first_index,
-            "last_index": view.last_index,
-            "chain": self.state.chain.hex(),
-            "digest": own.digest.hex() if own else None,
-            "digest_index": own.index if own else None,
-            "digest_agreed_index": self.digests.agreed_index,
-            "age_us": self.desk.age(now),
-            "tier": self.desk.tier(now),
-            "quarantined": self.quarantined or None,
-            "sessions": len(self.state.sessions),
-            "commands_applied": self.state.commands_applied,
-            "snapshot_index": self._compaction.index,
-            "journal_bytes": self._gate.journal_bytes,
-            "queries_waiting": len(self.desk),
-            "match_index": view.match_index,
-            "storage_stalled": view.storage_stalled,
-            "uptime_us": now - self._started_at,
-            "stopping": self.stopping,
-        }
+        would carry now; `digest_agreed_index` is the newest mark at which a majority, this node among it, agreed; `facts` is what
+        only this protocol has to tell, if anything."""
+        return status(self, now)

@@ -5,6 +5,12 @@ A block, the payload of an `EntryKind.BLOCK` entry, is the msgpack array of grou
     [COMMANDS, session, low, [seq...], [command...]]   commands of one session; `low` as in `protocol.Submit`
     [OPEN, origin, nonce]                              open a session; (origin, nonce) tells the asker which is his
     [EXPIRE, session, last_index]                      forget a session, if it was last used at `last_index`
+    [SIGNED_COMMANDS, session, low, [seq...], [command...], key, signature]
+                                                       commands of a session of that key
+    [SIGNED_OPEN, key, nonce, signature]               open a session that belongs to a key
+
+A log whose members may lie holds groups of the last two kinds only (`node.requests` sees to that before anybody votes for
+them), any other log none of them.
 
 Sessions are opened and forgotten only here, by the log: every replica has the same table at the same index. Who
 decides that a session is idle is the leader's clock; that it still is when the group is applied, the log.
@@ -23,6 +29,8 @@ from node.protocol import Code, Outcome, Refused, SessionOpened
 COMMANDS: Final = 0
 OPEN: Final = 1
 EXPIRE: Final = 2
+SIGNED_COMMANDS: Final = 3
+SIGNED_OPEN: Final = 4
 
 WINDOW: Final = 65536
 """How far a sequence number may lie above the client's `low`."""
@@ -48,6 +56,18 @@ def expire_group(session: int, last_index: int) -> Group:
     return EXPIRE, session, last_index
 
 
+def signed_commands_group(
+    session: int, low: int, seqs: Sequence[int], commands: Sequence[bytes], key: bytes, signature: bytes
+) -> Group:
+    """A group of commands under one signature."""
+    return SIGNED_COMMANDS, session, low, list(seqs), list(commands), key, signature
+
+
+def signed_open_group(key: bytes, nonce: int, signature: bytes) -> Group:
+    """A group that opens a session of `key`."""
+    return SIGNED_OPEN, key, nonce, signature
+
+
 def encode_block(groups: Sequence[Group]) -> bytes:
     """Encode the groups of a block."""
     packed: bytes = msgpack.packb(groups, use_bin_type=True)
@@ -55,7 +75,8 @@ def encode_block(groups: Sequence[Group]) -> bytes:
 
 
 def decode_block(payload: bytes) -> list[list[Any]]:
-    """The groups of a block. Raises ValueError if it is none: only a node makes blocks, so that is corruption."""
+    """The groups of a block, of which nothing is judged but that they are arrays. Raises ValueError if it is none. In a log
+    whose members tell the truth only a node makes blocks, and that is corruption."""
     try:
         groups = msgpack.unpackb(payload, raw=False, use_list=True)
     except Exception as error:
@@ -71,9 +92,14 @@ def decode_block(payload: bytes) -> list[list[Any]]:
 class Session:
     """What the state holds of one session."""
 
-    __slots__ = ("done", "high", "last_index", "low")
+    __slots__ = ("chain", "done", "high", "key", "last_index", "low", "nonce")
 
-    def __init__(self, last_index: int) -> None:
+    def __init__(self, last_index: int, key: bytes = b"", nonce: int = 0, chain: bytes = b"") -> None:
+        self.key = key
+        """Whose it is, where requests are signed; else empty."""
+        self.nonce = nonce
+        self.chain = chain
+        """Chain value at which it was opened, so that every opening under this key and nonce is answered alike."""
         self.low = 0
         """Every number up to here is settled and forgotten."""
         self.high = 0
@@ -83,12 +109,41 @@ class Session:
         """seq -> (index, place, chain, result) of what took effect above `low`."""
 
 
+def _unknown(name: int, seqs: list[int]) -> Refused:
+    reason = f"session {name} was never opened or has expired"
+    return Refused(0, name, seqs, Code.UNKNOWN_SESSION, reason, None)
+
+
+def _forgotten(name: int, seqs: list[int], low: int) -> Refused:
+    reason = f"the client has declared every number up to {low} settled"
+    return Refused(0, name, seqs, Code.FORGOTTEN, reason, None)
+
+
+def _merged(answers: list[Outcome | Refused]) -> list[Outcome | Refused]:
+    """Neighbouring outcomes of one entry as one."""
+    merged: list[Outcome | Refused] = []
+    last: Outcome | None = None
+    for item in answers:
+        if not isinstance(item, Outcome):
+            merged.append(item)
+            last = None
+        elif last is not None and last.index == item.index:
+            last.seqs += item.seqs
+            last.places += item.places
+            last.results += item.results
+        else:
+            merged.append(item)
+            last = item
+    return merged
+
+
 class Sessions:
     """The session table. All of it is replicated state."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._table: dict[int, Session] = {}  # in the order of opening
+        self._newest: dict[bytes, int] = {}  # key -> its session of the highest nonce that is in the table
 
     def __len__(self) -> int:
         return len(self._table)
@@ -99,13 +154,79 @@ class Sessions:
 
     def open(self, index: int, place: int, chain: bytes, nonce: int) -> SessionOpened:
         """Open a session. A full table forgets the one that has been idle for the longest part of the log."""
-        if len(self._table) >= self.most:
-            sometimes("the table is full and the session longest idle goes")
-            idle = min(self._table, key=lambda name: (self._table[name].last_index, name))
-            del self._table[idle]
+        self._make_room()
         name = index * PLACES + place
         self._table[name] = Session(index)
         return SessionOpened(nonce, name, index, chain)
+
+    def open_signed(
+        self, index: int, place: int, chain: bytes, key: bytes, nonce: int
+    ) -> SessionOpened | Refused:
+        """Open a session that belongs to `key`: anew if `nonce` is above all that are known of that key. Whoever brings an old
+        opening once more brings nothing about."""
+        known = self.recall_opening(key, nonce)
+        if known is not None:
+            sometimes("a session is opened again that is open, or under a nonce that its key has gone beyond")
+            return known
+        self._make_room()
+        name = index * PLACES + place
+        self._table[name] = Session(index, key, nonce, chain)
+        self._newest[key] = name
+        return SessionOpened(nonce, name, index, chain)
+
+    def recall_opening(self, key: bytes, nonce: int) -> SessionOpened | Refused | None:
+        """What there is to say of an opening without doing anything; None if it would open a session."""
+        newest = self._newest.get(key)
+        if newest is None:
+            return None
+        session = self._table[newest]
+        if nonce > session.nonce:
+            return None
+        if nonce == session.nonce:
+            return SessionOpened(nonce, newest, newest // PLACES, session.chain)
+        reason = f"this key has opened a session under nonce {session.nonce}; take a higher one"
+        return Refused(nonce, 0, [], Code.FORGOTTEN, reason, None)
+
+    def recall(self, name: int, seqs: list[int], key: bytes, reached: int) -> list[Outcome | Refused] | None:
+        """What has become of these commands of a session of `key`, in the words in which `apply` would answer them; None if any
+        of them may still take effect. `reached`: the table is that of this index of the log."""
+        session = self._table.get(name)
+        if session is None or session.key != key:
+            # A session of an entry that is still to come is none that was forgotten.
+            return [_unknown(name, seqs)] if session is not None or name // PLACES <= reached else None
+        done, low = session.done, session.low
+        if any(seq > low and seq not in done for seq in seqs):
+            return None
+        answers: list[Outcome | Refused] = []
+        for seq in seqs:
+            if seq > low:
+                at, where, value, result = done[seq]
+                answers.append(Outcome(name, at, value, [seq], [where], [result]))
+        forgotten = [seq for seq in seqs if seq <= low]
+        if forgotten:
+            answers.append(_forgotten(name, forgotten, low))
+        return _merged(answers)
+
+    def _make_room(self) -> None:
+        if len(self._table) >= self.most:
+            sometimes("the table is full and the session longest idle goes")
+            idle = min(self._table, key=lambda name: (self._table[name].last_index, name))
+            self._forget(idle)
+
+    def _forget(self, name: int) -> None:
+        session = self._table.pop(name)
+        key = session.key
+        if key and self._newest[key] == name:
+            del self._newest[key]
+            # An older one of that key may have been used more lately; what follows from the table alone is the same everywhere.
+            for other, left in self._table.items():
+                if left.key == key:
+                    self._note_newest(other, left)
+
+    def _note_newest(self, name: int, session: Session) -> None:
+        known = self._newest.get(session.key)
+        if known is None or self._table[known].nonce < session.nonce:
+            self._newest[session.key] = name
 
     def expire(self, name: int, last_index: int) -> None:
         """Forget a session, unless it was used in the meantime."""
@@ -116,7 +237,7 @@ class Sessions:
             sometimes("a session was used again before the log could expire it")
         else:
             sometimes("an idle session expires")
-            del self._table[name]
+            self._forget(name)
 
     def apply(
         self,
@@ -125,14 +246,15 @@ class Sessions:
         place: int,
         chain: bytes,
         apply: Callable[[Sequence[bytes]], list[bytes]],
+        key: bytes = b"",
     ) -> list[Outcome | Refused]:
-        """Let the commands of a group take effect that have not done so yet; answer all of them."""
+        """Let the commands of a group (its first five fields) take effect that have not done so yet; answer all of them. `key`:
+        who has signed it; to anybody else than its owner a session is unknown."""
         _, name, low, seqs, commands = group
         session = self._table.get(name)
-        if session is None:
+        if session is None or session.key != key:
             sometimes("commands of a session that the log does not know")
-            reason = f"session {name} was never opened or has expired"
-            return [Refused(0, name, seqs, Code.UNKNOWN_SESSION, reason, None)]
+            return [_unknown(name, seqs)]
         session.last_index = index
         places = list(range(place, place + len(seqs)))
         # The common case first: all numbers new, each above the one before.
@@ -145,6 +267,9 @@ class Sessions:
             answers: list[Outcome | Refused] = [Outcome(name, index, chain, seqs, places, results)]
         else:
             answers = self._apply_mixed(session, group, index, places, chain, apply)
+            if key:
+                # Whoever waits for equal words from several nodes gets those of the first time.
+                answers = _merged(answers)
         if low > session.low:
             self._settle(session, low)
         return answers
@@ -177,8 +302,7 @@ class Sessions:
             at, where, value, result = known
             answers.append(Outcome(name, at, value, [seq], [where], [result]))
         if forgotten:
-            reason = f"the client has declared every number up to {session.low} settled"
-            answers.append(Refused(0, name, forgotten, Code.FORGOTTEN, reason, None))
+            answers.append(_forgotten(name, forgotten, session.low))
         return answers
 
     def _settle(self, session: Session, low: int) -> None:
@@ -194,10 +318,14 @@ class Sessions:
 
     def dump(self) -> bytes:
         """The table as bytes; equal tables, equal bytes."""
-        rows = [
+        rows: list[list[Any]] = [
             [name, s.low, s.high, s.last_index, [[seq, *known] for seq, known in sorted(s.done.items())]]
             for name, s in self._table.items()
         ]
+        if self._newest:
+            for row, session in zip(rows, self._table.values(), strict=True):
+                if session.key:
+                    row += [session.key, session.nonce, session.chain]
         packed: bytes = msgpack.packb(rows, use_bin_type=True)
         return packed
 
@@ -205,10 +333,15 @@ class Sessions:
         """Replace the table. Raises ValueError."""
         try:
             table: dict[int, Session] = {}
-            for name, low, high, last_index, done in msgpack.unpackb(data, raw=False):
-                session = table[name] = Session(last_index)
+            for row in msgpack.unpackb(data, raw=False):
+                name, low, high, last_index, done = row[:5]
+                session = table[name] = Session(last_index, *row[5:])
                 session.low, session.high = low, high
-                session.done = {row[0]: (row[1], row[2], row[3], row[4]) for row in done}
+                session.done = {seen[0]: (seen[1], seen[2], seen[3], seen[4]) for seen in done}
         except Exception as error:
             raise ValueError(f"no session table: {error}") from None
         self._table = table
+        self._newest = {}
+        for name, session in table.items():
+            if session.key:
+                self._note_newest(name, session)

@@ -27,6 +27,7 @@ CHUNK: Final = 1 << 20
 # A member of an enum that is looked up with every entry costs more than all the rest of that line.
 _BLOCK: Final = EntryKind.BLOCK
 _DIGEST: Final = EntryKind.DIGEST
+_CHECKPOINT: Final = EntryKind.CHECKPOINT
 
 
 class Opened:
@@ -39,18 +40,29 @@ class Opened:
         self.message = message
 
 
+class Keyed:
+    """What came of a request that `key` has signed."""
+
+    __slots__ = ("key", "message")
+
+    def __init__(self, key: bytes, message: Outcome | Refused | SessionOpened) -> None:
+        self.key = key
+        self.message = message
+
+
 class DigestDue:
-    """The log asked for a comparison of states at `index`."""
+    """The log asked for a comparison of states at `index`, and for a snapshot of this very state if `snapshot`."""
 
-    __slots__ = ("chain", "digest", "index")
+    __slots__ = ("chain", "digest", "index", "snapshot")
 
-    def __init__(self, index: int, digest: bytes, chain: bytes) -> None:
+    def __init__(self, index: int, digest: bytes, chain: bytes, snapshot: bool) -> None:
         self.index = index
         self.digest = digest
         self.chain = chain
+        self.snapshot = snapshot
 
 
-Applied = Outcome | Refused | Opened | DigestDue
+Applied = Outcome | Refused | Opened | Keyed | DigestDue
 
 
 def extend_chain(chain: bytes, entry: bytes) -> bytes:
@@ -78,8 +90,8 @@ class ReplicatedState:
         self.applied_index, self.applied_term = index, term
         if kind == _BLOCK:
             return self._apply_block(index, chain, entry_payload(entry))
-        if kind == _DIGEST:
-            return [DigestDue(index, self.digest(), chain)]
+        if kind in (_DIGEST, _CHECKPOINT):
+            return [DigestDue(index, self.digest(), chain, kind == _CHECKPOINT)]
         return []
 
     def _apply_block(self, index: int, chain: bytes, payload: bytes) -> list[Applied]:
@@ -98,6 +110,16 @@ class ReplicatedState:
                 place += 1
             elif kind == sessions.EXPIRE:
                 self.sessions.expire(group[1], group[2])
+            elif kind == sessions.SIGNED_COMMANDS:
+                key = group[5]
+                for item in self.sessions.apply(group[:5], index, place, chain, self._apply_commands, key):
+                    applied.append(Keyed(key, item))
+                place += len(group[3])
+            elif kind == sessions.SIGNED_OPEN:
+                applied.append(
+                    Keyed(group[1], self.sessions.open_signed(index, place, chain, group[1], group[2]))
+                )
+                place += 1
         return applied
 
     def _apply_commands(self, commands: Sequence[bytes]) -> list[bytes]:

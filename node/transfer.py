@@ -18,8 +18,11 @@ PATIENCE: Final = 1_000_000
 class Transfer:
     """The receiving side's assembly, and the sending side's open file."""
 
-    def __init__(self, disk: Disk, identity: Identity) -> None:
+    def __init__(self, disk: Disk, identity: Identity, distrust: bool = False) -> None:
+        """`distrust`: one peer's word, or one piece of its, says nothing of what was announced (a quorum vouches for that): what
+        has come is kept, and the core names the next peer to ask. Else the fetch is given up."""
         self._disk = disk
+        self._distrust = distrust
         self._identity = identity
         self.assembly: snapshot.Assembly | None = None
         self.source: NodeId | None = None
@@ -61,6 +64,9 @@ class Transfer:
         if self.assembly is None or sender != self.source or chunk.index != self.assembly.meta.index:
             sometimes("a piece comes of a snapshot that is not being fetched")
             return []
+        if chunk.pieces == 0 and self._distrust:
+            sometimes("a peer denies a snapshot that a quorum has")
+            return []
         if chunk.pieces == 0:
             sometimes("a snapshot is gone while it is fetched")
             self.stop()  # gone over there; the leader will offer a newer one
@@ -69,7 +75,8 @@ class Transfer:
             taken = self.assembly.offer(chunk.piece, chunk.data)
         except snapshot.SnapshotError:
             sometimes("a piece of a snapshot is not what was announced")
-            self.stop()
+            if not self._distrust:
+                self.stop()
             raise
         return self._ask(now) if taken else []
 

@@ -67,6 +67,19 @@ class WriteDesk:
         group = sessions.open_group(self._node, self._nonce)
         self._add(_Asked(group, _GROUP_BYTES, connection, message.request, 0, [], self._nonce))
 
+    def gather(
+        self,
+        group: sessions.Group,
+        size: int,
+        connection: Connection,
+        request: int,
+        session: int,
+        seqs: list[int],
+    ) -> None:
+        """Put a group of somebody else's making with what has come together; `request`, `session` and `seqs` go into a
+        refusal."""
+        self._add(_Asked(group, size, connection, request, session, seqs))
+
     def expire(self, session: int, last_index: int) -> None:
         """Ask the log to forget an idle session."""
         group = sessions.expire_group(session, last_index)

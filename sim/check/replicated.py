@@ -6,7 +6,7 @@ from consensus.core import EntryKind, entry_payload, entry_position
 from node import sessions
 from node.machine import Machine
 from node.protocol import Outcome
-from node.state import ReplicatedState
+from node.state import Keyed, ReplicatedState
 from sim.check.replay import Effect
 
 
@@ -30,13 +30,14 @@ class NodeState:
             return []
         commands: list[bytes] = []
         for group in sessions.decode_block(entry_payload(entry)):
-            if group[0] == sessions.COMMANDS:
+            if group[0] == sessions.COMMANDS or group[0] == sessions.SIGNED_COMMANDS:
                 commands += group[4]
-            elif group[0] == sessions.OPEN:
+            elif group[0] == sessions.OPEN or group[0] == sessions.SIGNED_OPEN:
                 commands.append(b"")  # an opening takes up a place
         effects = []
         taken: set[int] = set()
-        for outcome in applied:
+        for item in applied:
+            outcome = item.message if isinstance(item, Keyed) else item
             # An outcome at an earlier index, or at a place already seen, repeats an old answer: nothing took effect.
             if not isinstance(outcome, Outcome) or outcome.index != index:
                 continue

@@ -27,6 +27,7 @@ from node.kv import KvMachine
 from node.machine import Machine
 from node.protocol import OpenSession, SessionOpened, Submit
 from node.replica import Effects, Replica, Settings
+from node.requests import RequestCheck
 from node.segment import Identity
 from node.sessions import Group, encode_block
 from node.state import ReplicatedState
@@ -44,6 +45,7 @@ class ScriptedCore:
         self.refusal: Refusal | None = None
         self.proposed: list[tuple[int, bytes]] = []
         self.asked: list[Token] = []
+        self.snapshots: list[SnapshotMeta] = []
         self._then: list[Callable[[Out], None]] = []
         self.view = CoreView(node, "follower", 1, None, None, 0, 0, 1, 0, tuple(members), {}, False)
 
@@ -93,6 +95,7 @@ class ScriptedCore:
 
     def snapshot_taken(self, meta: SnapshotMeta, now: int, out: Out) -> None:
         self.heard.append(("taken", meta.index))
+        self.snapshots.append(meta)
 
     def snapshot_installed(self, meta: SnapshotMeta, now: int, out: Out) -> None:
         self.heard.append(("installed", meta.index))
@@ -106,21 +109,42 @@ class ScriptedCore:
         return [(7, b"state")]
 
 
-class Bench:
-    """A replica around a `ScriptedCore`."""
+class MarkedCore(ScriptedCore):
+    """Of a protocol whose log says when snapshots are taken."""
 
-    def __init__(self, settings: Settings | None = None, machine: Machine | None = None) -> None:
+    snapshots_at_marks = True
+
+
+class Bench:
+    """A replica around a `ScriptedCore`; around a `MarkedCore`, where requests are signed."""
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        machine: Machine | None = None,
+        requests: RequestCheck | None = None,
+        max_sessions: int = 4096,
+    ) -> None:
         self.now = 1_000_000
         self.disk = MemoryDisk()
         self.identity = Identity("bench", "n1")
         self.disk.perform(Journal.create_ops(self.identity, 4096))
         self.journal, recovered = Journal.open(self.disk, self.identity, reserve=4096)
-        self.core = ScriptedCore("n1")
-        self.state = ReplicatedState(machine or KvMachine())
+        self.core = ScriptedCore("n1") if requests is None else MarkedCore("n1", (*MEMBERS, "n4"))
+        self.state = ReplicatedState(machine or KvMachine(), max_sessions)
         # As long as a test says nothing else, a node is not bothered by its own barriers and marks.
         settings = settings or Settings(barrier=NEVER, digest=NEVER)
         self.replica = Replica(
-            "n1", self.identity, self.core, self.journal, recovered, self.state, self.disk, None, settings
+            "n1",
+            self.identity,
+            self.core,
+            self.journal,
+            recovered,
+            self.state,
+            self.disk,
+            None,
+            settings,
+            requests,
         )
         self.replica.start(self.now)
         self.replica.desk._next_pace = self.replica._digest_at = NEVER
