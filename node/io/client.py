@@ -4,6 +4,9 @@
         result = await client.submit(command)
         answer = await client.query(query, Consistency.LINEARIZABLE)
 
+With `signing=Signing(lie=1)`, for a cluster one of whose nodes may lie, requests are signed and nothing is believed that
+fewer than two nodes say; all else is the same.
+
 Everything runs in the task tree of `async with`; `node.io.client_sync.SyncClient` is the same for scripts and notebooks.
 """
 
@@ -12,15 +15,18 @@ from __future__ import annotations
 import itertools
 import random
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import trio
 
+from node.io.client_agreed import AgreedQueries
 from node.io.client_link import Channel, Dial, Link
 from node.io.client_pending import Pending
 from node.io.client_queries import Queries
+from node.io.client_signed import SignedWrites
 from node.io.client_types import (
     BadCommand,
     BadQuery,
@@ -36,6 +42,7 @@ from node.io.client_types import (
     Result,
     SessionLost,
     Settings,
+    Signing,
 )
 from node.io.client_writes import Writes
 from node.io.config import Member, TlsFiles
@@ -71,6 +78,7 @@ __all__ = [
     "Result",
     "SessionLost",
     "Settings",
+    "Signing",
     "open_client",
 ]
 
@@ -89,6 +97,7 @@ class Client:
         settings: Settings,
         seed: int | None,
         events: EventHook | None,
+        signing: Signing | None = None,
     ) -> None:
         self.name = name
         self.members = tuple(members)
@@ -112,11 +121,32 @@ class Client:
             for member in self.members
         )  # fmt: skip
         self._by_name = {link.member.id: link for link in self.links}
-        self.writes = Writes(
-            settings, rng("writes"), trio.current_time, self._numbers.__next__, self._channel_of,
-            self._channels, self._wake, self._emit,
-        )  # fmt: skip
-        self.queries = Queries(settings, rng("queries"), self._numbers.__next__, self.links, self._emit)
+        clock, number = trio.current_time, self._numbers.__next__
+        self.writes: Writes | SignedWrites
+        self.queries: Queries
+        if signing is None:
+            self.writes = Writes(
+                settings, rng("writes"), clock, number, self._channel_of, self._channels, self._wake,
+                self._emit,
+            )  # fmt: skip
+            self.queries = Queries(settings, rng("queries"), number, self.links, self._emit)
+        else:
+            # A key may have been used before, by a process that is gone: time goes on where that left off.
+            nonce = time.time_ns() // 1000
+            self.writes = SignedWrites(
+                settings,
+                signing,
+                cluster,
+                nonce,
+                rng("writes"),
+                clock,
+                self._channels,
+                self._wake,
+                self._emit,
+            )
+            self.queries = AgreedQueries(
+                signing.lie + 1, settings, rng("queries"), number, self.links, self._emit
+            )
         handlers[Outcome] = self.writes.on_outcome
         handlers[Refused] = self.writes.on_refused
         handlers[Leader] = self._on_leader
@@ -206,7 +236,8 @@ class Client:
 
     @property
     def leader(self) -> str | None:
-        """The node that leads as far as this client knows."""
+        """The node that leads as far as this client knows; where requests are signed and any node takes them, the one that
+        it turns to first."""
         return self.writes.leader
 
     @property
@@ -308,12 +339,13 @@ async def open_client(
     seed: int | None = None,
     events: EventHook | None = None,
     dial: Dial | None = None,
+    signing: Signing | None = None,
 ) -> AsyncIterator[Client]:
     """A client for the time of `async with`; connections to all members are made and kept in the background.
 
-    `seed` and `name` fix the jitter. `dial` replaces TCP and TLS (tests, simulated networks). On leaving, what is under way
-    fails with NotDone or OutcomeUnknown. Raises CertificateError for files that are no good, ValueError for members that
-    are none."""
+    `signing`: for a cluster with `protocol = "bft"`, which takes signed requests only. `seed` and `name` fix the jitter.
+    `dial` replaces TCP and TLS (tests, simulated networks). On leaving, what is under way fails with NotDone or
+    OutcomeUnknown. Raises CertificateError for files that are no good, ValueError for members that are none."""
     names = [member.id for member in members]
     if not names or len({*names}) != len(names):
         raise ValueError(f"members need at least one node and different ids, got {names}")
@@ -323,7 +355,7 @@ async def open_client(
             raise ValueError("open_client needs `tls` (files or a context), or `dial`")
         context = client_context(tls.ca, tls.certificate, tls.key) if isinstance(tls, TlsFiles) else tls
         dial = _dial_with(context, cluster, settings.dial_ms / 1000)
-    client = Client(members, dial, cluster, name, settings, seed, events)
+    client = Client(members, dial, cluster, name, settings, seed, events, signing)
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         for link in client.links:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import trio
 
@@ -15,7 +16,7 @@ class Pending:
 
     __slots__ = (
         "_event", "at", "attempts", "callback", "chain", "command", "deadline", "done", "error", "index", "last_word",
-        "place", "result", "sent_at", "seq", "session", "unsure",
+        "place", "result", "said", "sent_at", "seq", "session", "unsure",
     )  # fmt: skip
 
     seq: int
@@ -40,6 +41,8 @@ class Pending:
         self.unsure = False
         """Whether some copy may have been applied, apart from the one at `at`."""
         self.last_word = ""
+        self.said: dict[str, Any] | None = None
+        """Where one node's word is not enough: what each has said became of it."""
         self._event: trio.Event | None = None
 
     def outcome(self) -> Result:

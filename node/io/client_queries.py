@@ -15,7 +15,16 @@ from typing import Any, Final
 import trio
 
 from node.io.client_link import Channel, Link
-from node.io.client_types import BadQuery, Budget, Event, EventHook, QueryFailed, QueryResult, Settings
+from node.io.client_types import (
+    BadQuery,
+    Budget,
+    Event,
+    EventHook,
+    QueryFailed,
+    QueryResult,
+    Settings,
+    code_name,
+)
 from node.protocol import Answer, Code, Consistency, Query, QueryRefused
 
 _ROUND_MIN_S: Final = 0.01
@@ -24,7 +33,7 @@ _NEVER: Final = float("inf")
 
 
 @dataclass(slots=True)
-class _Asked:
+class Asked:
     """One copy of a query under way."""
 
     channel: Channel
@@ -33,13 +42,13 @@ class _Asked:
     hedge: bool
 
 
-class _Asking:
+class Asking:
     """One query under way: its copies, and the news about them."""
 
     __slots__ = ("asked", "event", "news")
 
     def __init__(self) -> None:
-        self.asked: dict[int, _Asked] = {}
+        self.asked: dict[int, Asked] = {}
         self.news: list[tuple[int, Any]] = []
         self.event = trio.Event()
 
@@ -63,7 +72,7 @@ class Queries:
         self._next_request = next_request
         self._links = links
         self._events = events
-        self._by_request: dict[int, _Asking] = {}
+        self._by_request: dict[int, Asking] = {}
         self._turn = 0
         self.hedged = 0
         """Copies sent while another one was under way."""
@@ -115,7 +124,7 @@ class Queries:
         first: str | None = None
         reasons: dict[str, str] = {}
         tried: dict[str, None] = {}
-        asking = _Asking()
+        asking = Asking()
         self.budget.earn(1)
 
         def ask(hedge: bool) -> bool:
@@ -126,7 +135,7 @@ class Queries:
                 request = self._next_request()
                 patience_us = max(1, int((until - now) * 1e6))
                 if channel.put(Query(request, int(level), max_age_ms * 1000, patience_us, query)):
-                    asking.asked[request] = _Asked(channel, level, now, hedge)
+                    asking.asked[request] = Asked(channel, level, now, hedge)
                     self._by_request[request] = asking
                     first = first or channel.node
                     hedge_at = now + hedge_s
@@ -175,7 +184,7 @@ class Queries:
 
     def _judge(
         self,
-        asking: _Asking,
+        asking: Asking,
         request: int,
         message: Any,
         max_age_ms: int,
@@ -207,14 +216,14 @@ class Queries:
                 asked.consistency,
             )
         if type(message) is QueryRefused:
-            reasons[node] = f"{_name(message.code)}: {message.reason}"
+            reasons[node] = f"{code_name(message.code)}: {message.reason}"
             if message.code == Code.BAD_QUERY:
                 raise BadQuery(message.reason, {})
         else:
             reasons[node] = str(message)
         return None
 
-    def _failure(self, asking: _Asking, reasons: dict[str, str], patience_ms: int, now: float) -> QueryFailed:
+    def _failure(self, asking: Asking, reasons: dict[str, str], patience_ms: int, now: float) -> QueryFailed:
         for asked in asking.asked.values():
             reasons[asked.channel.node] = f"no answer within {(now - asked.at) * 1000:.0f} ms"
         for link in self._links:
@@ -222,9 +231,7 @@ class Queries:
                 reasons.setdefault(link.member.id, f"not connected: {link.last_error}")
         return QueryFailed(f"no answer within {patience_ms} ms", reasons)
 
-    def _pick(
-        self, tried: dict[str, None], asking: _Asking, prefer: str | None, now: float
-    ) -> Channel | None:
+    def _pick(self, tried: dict[str, None], asking: Asking, prefer: str | None, now: float) -> Channel | None:
         """The best node not tried yet: one that is heard before one that is silent, the preferred node or domain, a domain
         not asked yet, no slower than twice the fastest; in turn among equals."""
         best: tuple[bool, bool, bool, bool, int] | None = None
@@ -249,10 +256,3 @@ class Queries:
             if best is None or rank < best:
                 best, chosen = rank, channel
         return chosen
-
-
-def _name(code: int) -> str:
-    try:
-        return Code(code).name
-    except ValueError:
-        return f"code {code}"

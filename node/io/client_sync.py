@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 import trio
 
 from node.io.client import Client, open_client
-from node.io.client_types import ClientError, EventHook, QueryResult, Result, Settings
+from node.io.client_types import ClientError, EventHook, QueryResult, Result, Settings, Signing
 from node.io.config import Member, TlsFiles
 from node.protocol import Consistency
 
@@ -35,6 +35,7 @@ class SyncClient:
         settings: Settings | None = None,
         seed: int | None = None,
         events: EventHook | None = None,
+        signing: Signing | None = None,
     ) -> None:
         self._token: trio.lowlevel.TrioToken | None = None
         self._client: Client | None = None
@@ -44,8 +45,9 @@ class SyncClient:
 
         async def main() -> None:
             async with open_client(
-                members, tls, cluster=cluster, name=name, settings=settings, seed=seed, events=events
-            ) as client:
+                members, tls, cluster=cluster, name=name, settings=settings, seed=seed, events=events,
+                signing=signing,
+            ) as client:  # fmt: skip
                 self._client, self._stop = client, trio.Event()
                 self._token = trio.lowlevel.current_trio_token()
                 ready.set()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from node.protocol import Consistency
+from node.io.keys import SigningKey
+from node.protocol import Code, Consistency
 
 
 class ClientError(Exception):
@@ -129,6 +130,19 @@ class Settings:
     """The same for hedged queries."""
     outbox_bytes: int = 32 << 20
     """Most bytes waiting to leave on one connection."""
+    bundle: int = 4096
+    """Where requests are signed: most commands under one signature."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """How a client speaks to a cluster some of whose nodes may lie: it signs what it asks for, and believes nothing that not one
+    honest node must have said."""
+
+    lie: int
+    """How many nodes may lie; so many and one more must say the same."""
+    key: SigningKey = field(default_factory=SigningKey)
+    """What this client signs with; its sessions belong to it. Two clients at once must not share one."""
 
 
 @dataclass(slots=True)
@@ -160,3 +174,11 @@ class Budget:
         granted = min(wanted, int(self.tokens))
         self.tokens -= granted
         return granted
+
+
+def code_name(code: int) -> str:
+    """A refusal's code as a word."""
+    try:
+        return Code(code).name
+    except ValueError:
+        return f"code {code}"

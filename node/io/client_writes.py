@@ -11,31 +11,29 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Final
 
+from node.io.client_commands import Commands
 from node.io.client_link import Channel
 from node.io.client_pending import Pending
 from node.io.client_types import (
     BadCommand,
-    Budget,
     Event,
     EventHook,
     NotDone,
     OutcomeUnknown,
-    Overloaded,
     ProtocolViolation,
     SessionLost,
     Settings,
+    code_name,
 )
 from node.protocol import Code, Leader, OpenSession, Outcome, Refused, SessionOpened, Submit
 
 _FRAME_BYTES: Final = 1 << 20
 _FRAME_COMMANDS: Final = 4096
 _MOST_HINTS: Final = 3
-_NEVER: Final = float("inf")
 
 _LOST: Final = int(Code.LOST)
 _UNKNOWN_SESSION: Final = int(Code.UNKNOWN_SESSION)
@@ -44,8 +42,9 @@ _FORGOTTEN: Final = int(Code.FORGOTTEN)
 _NOT_LEADER: Final = int(Code.NOT_LEADER)
 
 
-class Writes:
-    """All commands of one client. Methods named `on_...` are called by the links; `flush` and `tick` by two tasks."""
+class Writes(Commands):
+    """All commands of one client, to whoever leads. Methods named `on_...` are called by the links; `flush` and `tick` by two
+    tasks."""
 
     def __init__(
         self,
@@ -58,79 +57,25 @@ class Writes:
         wake: Callable[[], None],
         events: EventHook,
     ) -> None:
-        self.leader: str | None = None
+        super().__init__(settings, clock, wake)
         self.term = 0
-        self.session: int | None = None
         self._hinted = False
         self._hints = 0
-        self._settings = settings
         self._rng = rng
-        self._clock = clock
         self._next_request = next_request
         self._channel_of = channel_of
         self._channels = channels
-        self._wake = wake
         self._events = events
-        self._fresh: deque[Pending] = deque()
-        self._open: dict[int, Pending] = {}
-        self._next_seq = 1
-        self._earliest = _NEVER
         self._again: list[tuple[float, int]] = []
         self._opening: int | None = None
         self._opening_at: Channel | None = None
         self._open_after = 0.0
         self._open_attempts = 0
+        self._open_word = ""
         self._dying_since: float | None = None
         self._probe_after = 0.0
         self._probes = 0
         self._stale_after = 0.0
-        self._closed: str | None = None
-        self.budget = Budget(
-            settings.retry_ratio, settings.retry_floor_per_s, cap=max(64.0, settings.window * 0.25)
-        )
-        self.budget.start(clock())
-        self.resent = 0
-        """Copies sent beyond the first of each command."""
-
-    # ---------------------------------------------------------------------------------------- the caller's side
-
-    def begin(
-        self, command: bytes, deadline_s: float = 30.0, callback: Callable[[Pending], None] | None = None
-    ) -> Pending:
-        """See `Client.begin`."""
-        fresh = self._fresh
-        if self._closed is not None:
-            raise NotDone(self._closed)
-        if len(fresh) >= self._settings.queue:
-            raise Overloaded(
-                f"{len(fresh)} commands wait to be sent already; wait for some, or raise Settings.queue"
-            )
-        deadline = self._clock() + deadline_s
-        pending = Pending(command, deadline, callback)
-        if deadline < self._earliest:
-            self._earliest = deadline
-        fresh.append(pending)
-        self._wake()
-        return pending
-
-    @property
-    def busy(self) -> bool:
-        """Whether anything is under way."""
-        return bool(self._open or self._fresh)
-
-    @property
-    def in_flight(self) -> int:
-        """Commands sent and not settled."""
-        return len(self._open)
-
-    def close(self, reason: str) -> None:
-        """Fail everything under way."""
-        self._closed = reason
-        waiting = [*self._open.values(), *self._fresh]
-        self._open.clear()
-        self._fresh.clear()
-        for pending in waiting:
-            self._give_up(pending, reason)
 
     # ------------------------------------------------------------------------------------------------ sending
 
@@ -302,6 +247,7 @@ class Writes:
                 return
             self._opening_at = None
             self._open_attempts += 1
+            self._open_word = f"; no session: {channel.node}: {code_name(message.code)}: {message.reason}"
             ceiling = min(
                 self._settings.resend_max_ms, self._settings.resend_min_ms << min(self._open_attempts, 16)
             )
@@ -311,7 +257,7 @@ class Writes:
         if message.session != self.session:
             return
         code = message.code
-        word = f"{channel.node}: {_name(code)}: {message.reason}"
+        word = f"{channel.node}: {code_name(code)}: {message.reason}"
         again: list[Pending] = []
         for seq in message.seqs:
             pending = self._open.get(seq)
@@ -417,25 +363,6 @@ class Writes:
             self._stale_after = now + 0.05
             self._send_stale(channel, now)
 
-    def _expire(self, now: float) -> None:
-        earliest = _NEVER
-        late: list[Pending] = []
-        for pending in self._open.values():
-            if pending.deadline <= now:
-                late.append(pending)
-            elif pending.deadline < earliest:
-                earliest = pending.deadline
-        for pending in late:
-            del self._open[pending.seq]
-        if any(pending.deadline <= now for pending in self._fresh):
-            late += [pending for pending in self._fresh if pending.deadline <= now]
-            self._fresh = deque(pending for pending in self._fresh if pending.deadline > now)
-        self._earliest = min(earliest, min((pending.deadline for pending in self._fresh), default=_NEVER))
-        for pending in late:
-            self._give_up(pending, "the deadline has passed")
-        if late:
-            self._wake()
-
     def _give_up(self, pending: Pending, why: str) -> None:
         heard = f"; last word: {pending.last_word}" if pending.last_word else ""
         if pending.unsure or pending.at is not None:
@@ -446,6 +373,8 @@ class Writes:
                 where = "; no leader is known, a majority of the members may be out of reach"
             elif self._leader_channel() is None:
                 where = f"; {self.leader}, the last leader that was known, is out of reach"
+            elif self.session is None:
+                where = self._open_word
             pending.fail(NotDone(f"{why}{where}{heard}"))
 
     def _due(self, now: float) -> Iterable[Pending]:
@@ -498,10 +427,3 @@ class Writes:
             if pending.at is None:
                 self._send_again(channel, [pending], "looking for a leader")
                 return
-
-
-def _name(code: int) -> str:
-    try:
-        return Code(code).name
-    except ValueError:
-        return f"code {code}"

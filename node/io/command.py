@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +23,7 @@ import trio
 from consensus.raft import SafetyViolation
 from node.disk import DiskError
 from node.io.certificates import CertificateError
-from node.io.config import ConfigError, load
+from node.io.config import ConfigError, NodeConfig, load
 from node.io.server import Node, NodeFailed
 from node.journal import JournalError
 from node.snapshot import SnapshotError
@@ -61,6 +62,15 @@ async def serve(node: Node) -> None:
 )
 @click.option("--check", is_flag=True, help="check the configuration and exit")
 def main(path: Path, check: bool) -> None:
+    run(path, check)
+
+
+MakeNode = Callable[[NodeConfig, Callable[[], None]], Node]
+
+
+def run(path: Path, check: bool = False, make: MakeNode = Node) -> None:
+    """Run the node that `make` makes of a configuration; see there for what it is called with. Ends the process if the node does
+    not end well."""
     try:
         config, warnings = load(path)
     except ConfigError as error:
@@ -83,7 +93,7 @@ def main(path: Path, check: bool) -> None:
     # heartbeats within half a millisecond.
     sys.setswitchinterval(0.0005)
     try:
-        node = Node(config, settle)
+        node = make(config, settle)
     except (DiskError, JournalError, SnapshotError, CertificateError, NodeFailed) as error:
         log.error("cannot_start", reason=str(error))
         fail(2, error)

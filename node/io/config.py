@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
-from node.io import certificates
+from consensus.bft.committee import Committee, CommitteeError
+from consensus.quorum import majority
+from node.io import certificates, keys
 from node.io.toml_table import Table, dump
 
 __all__ = [
     "Address",
+    "CommitteeConfig",
     "ConfigError",
     "Limits",
     "Log",
@@ -32,8 +35,11 @@ __all__ = [
     "parse_address",
 ]
 
-PROTOCOLS: Final = ("raft",)
+RAFT, BFT = "raft", "bft"
+PROTOCOLS: Final = (RAFT, BFT)
 MACHINES: Final = ("ranking", "kv")
+EPOCH: Final = 1
+"""Of a cluster's only committee so far."""
 LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -75,6 +81,8 @@ class Member:
     id: str
     domain: str
     address: Address
+    key: bytes = b""
+    """With `protocol = "bft"`: its public Ed25519 key, 32 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,18 @@ class TlsFiles:
     ca: Path
     certificate: Path
     key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class CommitteeConfig:
+    """[committee], with `protocol = "bft"` only."""
+
+    stop: int
+    """How many members may stop."""
+    lie: int
+    """How many of those may do anything at all."""
+    key: Path
+    """This node's private Ed25519 key."""
 
 
 def _bounded(default: int, low: int, high: int) -> Any:
@@ -101,6 +121,10 @@ class Timing:
     fresh_ms: int = _bounded(1000, 1, 3_600_000)
     digest_ms: int = _bounded(1000, 10, 3_600_000)
     session_ttl_s: int = _bounded(600, 1, 31_536_000)
+    round_ms: int = _bounded(300, 10, 600_000)
+    """How long a leader of a BFT round may take while something waits to be ordered."""
+    idle_ms: int = _bounded(150, 1, 600_000)
+    """How long it waits before it proposes a block with nothing in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +170,10 @@ class NodeConfig:
     members: tuple[Member, ...]
     http: Address | None = None
     http_tls: TlsFiles | None = None
-    protocol: str = "raft"
+    protocol: str = RAFT
     machine: str = "ranking"
+    committee: CommitteeConfig | None = None
+    """There with `protocol = "bft"`, and only there."""
     timing: Timing = Timing()
     limits: Limits = Limits()
     storage: Storage = Storage()
@@ -162,6 +188,14 @@ class NodeConfig:
     def peers(self) -> tuple[Member, ...]:
         """All members but this node."""
         return tuple(member for member in self.members if member.id != self.node)
+
+    def bft_committee(self) -> Committee:
+        """Who orders the log. Raises CommitteeError; ValueError for another protocol."""
+        if self.committee is None:
+            raise ValueError(f"protocol {self.protocol} has no committee")
+        # Sorted: all members must number each other alike, in whatever order their files list them.
+        names = tuple(sorted(member.id for member in self.members))
+        return Committee(self.cluster, EPOCH, names, self.committee.stop, self.committee.lie)
 
 
 def load(path: Path, *, check_files: bool = True) -> tuple[NodeConfig, list[str]]:
@@ -188,7 +222,9 @@ def load(path: Path, *, check_files: bool = True) -> tuple[NodeConfig, list[str]
         _check_files(config, problems, warnings)
     if problems:
         raise ConfigError(path, problems)
-    return config, warnings + _domain_warnings(config.members)
+    names = [member.id for member in config.members]
+    quorum = majority(names) if config.committee is None else config.bft_committee().quorum
+    return config, warnings + _domain_warnings(config.members, quorum, even=config.committee is None)
 
 
 def parse_address(text: str) -> Address:
@@ -228,11 +264,12 @@ def _read_config(top: Table, base: Path) -> NodeConfig | None:
     listen = _address(top, "listen", required=True)
     http = _address(top, "http", required=False)
     data = top.text("data")
-    protocol = top.choice("protocol", PROTOCOLS, "raft")
+    protocol = top.choice("protocol", PROTOCOLS, RAFT)
     machine = top.choice("machine", MACHINES, "ranking")
     tls = _tls(top.table("tls", required=True), base)
     http_tls = _tls(top.table("http_tls"), base) if top.has("http_tls") else None
-    members = _members(top, node)
+    members = _members(top, node, protocol)
+    committee = _committee(top, base, cluster, protocol, members)
     timing = _numbers(top.table("timing"), Timing)
     limits = _numbers(top.table("limits"), Limits)
     storage_table = top.table("storage")
@@ -278,6 +315,7 @@ def _read_config(top: Table, base: Path) -> NodeConfig | None:
         http_tls=http_tls,
         protocol=protocol,
         machine=machine,
+        committee=committee,
         timing=timing,
         limits=limits,
         storage=storage,
@@ -326,14 +364,58 @@ def _numbers(table: Table, section: type[_Section], **given: Any) -> _Section:
     return section(**given)
 
 
-def _members(top: Table, node: str) -> tuple[Member, ...]:
+def _committee(
+    top: Table, base: Path, cluster: str, protocol: str, members: tuple[Member, ...]
+) -> CommitteeConfig | None:
+    if protocol != BFT:
+        if top.has("committee"):
+            top.table("committee")
+            top.problem("committee", f'goes with protocol = "bft"; this file says {protocol!r}')
+        return None
+    table = top.table("committee", required=True)
+    most = (len(members) - 1) // 3
+    stop = table.integer("stop", most, 0, len(members))
+    lie = table.integer("lie", min(most, stop), 0, len(members))
+    key = table.text("key")
+    table.finish()
+    if members:
+        try:
+            Committee(cluster, EPOCH, tuple(member.id for member in members), stop, lie)
+        except CommitteeError as error:
+            top.problem("committee", str(error))
+    return CommitteeConfig(stop, lie, base / key)
+
+
+def _public_key(table: Table, protocol: str, seen: dict[bytes, str]) -> bytes:
+    if protocol != BFT:
+        if table.has("key"):
+            table.text("key")
+            table.problem("key", f'goes with protocol = "bft"; this file says {protocol!r}')
+        return b""
+    text = table.text("key")
+    if not text:
+        return b""
+    try:
+        raw = keys.read_public(text)
+    except ValueError as error:
+        table.problem("key", str(error))
+        return b""
+    if raw in seen:
+        table.problem("key", f"is the key of {seen[raw]} already; whoever has two names has two votes")
+    seen[raw] = table.path
+    return raw
+
+
+def _members(top: Table, node: str, protocol: str) -> tuple[Member, ...]:
     members: list[Member] = []
+    seen_key: dict[bytes, str] = {}
     seen_id: dict[str, str] = {}
     seen_address: dict[Address, str] = {}
     for table in top.tables("members"):
         name = _checked(table, "id", certificates.is_name, certificates.NAME_FORM, table.text("id"))
         domain = _checked(table, "domain", certificates.is_name, certificates.NAME_FORM, table.text("domain"))
         address = _address(table, "address", required=True)
+        key = _public_key(table, protocol, seen_key)
         table.finish()
         if name and name in seen_id:
             table.problem("id", f"{name!r} is the id of {seen_id[name]} already; every member needs its own")
@@ -344,7 +426,7 @@ def _members(top: Table, node: str) -> tuple[Member, ...]:
         elif address is not None:
             seen_address[address] = table.path
         if address is not None:
-            members.append(Member(name, domain, address))
+            members.append(Member(name, domain, address, key))
     if members and node and node not in seen_id:
         known = ", ".join(seen_id) or "none"
         top.problem("node", f"{node!r} is not among the members ({known}); add it to [[members]]")
@@ -354,11 +436,10 @@ def _members(top: Table, node: str) -> tuple[Member, ...]:
 # ------------------------------------------------------------------------------------------------ judgement
 
 
-def _domain_warnings(members: tuple[Member, ...]) -> list[str]:
+def _domain_warnings(members: tuple[Member, ...], quorum: int, even: bool) -> list[str]:
     warnings: list[str] = []
     total = len(members)
-    quorum = total // 2 + 1
-    if total % 2 == 0:
+    if even and total % 2 == 0:
         warnings.append(
             f"members: {total} is an even number; {total - 1} members survive as many losses"
             f" ({(total - 1) // 2}) with a smaller quorum"
@@ -397,3 +478,19 @@ def _check_files(config: NodeConfig, problems: list[str], warnings: list[str]) -
             )
         problems.extend(f"[{section}] {text}" for text in found)
         warnings.extend(f"[{section}] {text}" for text in noted)
+    if config.committee is not None:
+        _check_signing_key(config.committee.key, config.me, problems, warnings)
+
+
+def _check_signing_key(path: Path, me: Member, problems: list[str], warnings: list[str]) -> None:
+    try:
+        if keys.load_key(path).public != me.key:
+            problems.append(f"[committee] {path}: not the key that [[members]] has for {me.id}")
+        mode = path.stat().st_mode & 0o777
+    except (keys.SigningKeyError, OSError) as error:
+        problems.append(f"[committee] {error}")
+        return
+    if mode & 0o077:
+        warnings.append(
+            f"[committee] {path}: others than its owner can read or write it (mode {mode:04o}); run chmod 600 on it"
+        )

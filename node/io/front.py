@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 import trio
 
+from node.finality import NoProof, to_json
 from node.io.config import NodeConfig
 from node.protocol import Answer, Consistency, Query, QueryRefused, Status, StatusRequest
 
@@ -47,6 +48,7 @@ class Front:
         self.cluster = config.cluster
         self.domain = config.me.domain
         self.machine = config.machine
+        self.protocol = config.protocol
         self._config = config
         self._owner = node
         self._replica = replica_token
@@ -107,6 +109,25 @@ class Front:
             raise NotDone("this node's own client is not ready yet")
         return await self._client.submit(command, deadline_s=deadline_s)
 
+    async def proof(self, index: int) -> dict[str, Any]:
+        """A finality proof of a log entry, as JSON's values. Raises NoProof."""
+        asked = _Asked()
+
+        def make() -> None:
+            try:
+                asked.answer = to_json(self._owner.prove(index))
+            except NoProof as error:
+                asked.answer = error
+            with contextlib.suppress(trio.RunFinishedError):
+                self._here.run_sync_soon(asked.event.set)
+
+        self._replica.run_sync_soon(make)
+        await asked.event.wait()
+        if isinstance(asked.answer, NoProof):
+            raise asked.answer
+        answer: dict[str, Any] = asked.answer
+        return answer
+
     def render_metrics(self) -> bytes:
         """Prometheus text."""
         assert self._owner.metrics is not None
@@ -114,12 +135,13 @@ class Front:
 
     async def keep_client(self) -> None:
         """Connect to the cluster when a first write asks for it."""
-        from node.io.client import open_client
+        from node.io.client import Signing, open_client
 
         await self._wanted.wait()
         config = self._config
+        signing = None if config.committee is None else Signing(config.committee.lie)
         async with open_client(
-            config.members, config.tls, cluster=config.cluster, name=f"front-{config.node}"
+            config.members, config.tls, cluster=config.cluster, name=f"front-{config.node}", signing=signing
         ) as client:
             self._client = client
             self._ready.set()

@@ -15,8 +15,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from node.finality import NoProof
 from node.io import http_commands, http_infer, http_kv
-from node.io.config import Address, TlsFiles
+from node.io.config import BFT, Address, TlsFiles
 from node.io.http_calls import (
     Backend,
     Call,
@@ -26,8 +27,10 @@ from node.io.http_calls import (
     HttpError,
     Limits,
     Slots,
+    bad,
     reply,
     status_of,
+    unavailable,
 )
 from node.io.http_listen import Listening
 from node.io.metrics import CONTENT_TYPE, Metrics
@@ -73,6 +76,8 @@ def _app(front: Front) -> ASGIApp:
     add("GET", "/readyz/write", _ready_to_write)
     add("GET", "/metrics", _metrics)
     add("GET", "/status", _status)
+    if front.backend.protocol == BFT:
+        add("GET", "/v1/proof", _proof, front.reads)
     add("GET", "/v2", http_infer.server_metadata)
     add("GET", "/v2/health/live", _live)
     add("GET", "/v2/health/ready", _ready_to_serve)
@@ -174,7 +179,28 @@ def _readiness(call: Call, status: dict[str, Any], reason: str | None) -> Respon
 async def _status(call: Call) -> Response:
     backend = call.backend
     named = {"cluster": backend.cluster, "domain": backend.domain, "machine": backend.machine}
-    return reply({**await status_of(call), **named})
+    return reply({**plain(await status_of(call)), **named, "protocol": backend.protocol})
+
+
+async def _proof(call: Call) -> Response:
+    text = call.asked.get("index", "")
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:20]) < 1 << 63):
+        raise bad(f"index={text:.40} is no index of a log entry; ask for /v1/proof?index=N, N from 1 on")
+    with trio.move_on_after(call.front.limits.answer_s):
+        try:
+            return reply(await call.backend.proof(int(text)))
+        except NoProof as error:
+            raise HttpError(404, str(error), "no_proof") from None
+    raise unavailable("the replica of this node does not answer", "no_answer")
+
+
+def plain(value: Any) -> Any:
+    """A status as JSON has it: bytes in hexadecimal."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 async def _metrics(call: Call) -> Response:

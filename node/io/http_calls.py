@@ -38,6 +38,8 @@ class Backend(Protocol):
     domain: str
     machine: str
     """`ranking` or `kv`."""
+    protocol: str
+    """`raft` or `bft`."""
 
     async def query(
         self, query: bytes, consistency: Consistency, max_age_us: int, patience_us: int
@@ -49,6 +51,9 @@ class Backend(Protocol):
 
     async def status(self) -> dict[str, Any]:
         """The replica's status (`Replica.status`), at once. A key `stopping` that is true says that the node is leaving."""
+
+    async def proof(self, index: int) -> dict[str, Any]:
+        """A finality proof of a log entry (`node.finality.to_json`), at once. Raises NoProof."""
 
     def render_metrics(self) -> bytes:
         """Prometheus text."""
@@ -113,6 +118,18 @@ def reply(body: Any, status: int = 200, headers: Mapping[str, str] | None = None
     """A JSON response. Raises ValueError for NaN: no number of ours may be one."""
     text = json.dumps(body, allow_nan=False, separators=(",", ":"))
     return Response(text.encode() + b"\n", status, headers, "application/json")
+
+
+def mark_unverified(response: Response) -> None:
+    """Say, in a header and in a JSON object itself, that this is the word of one node, of a cluster in which nodes may lie:
+    whoever needs to be sure asks more of them, or wants a proof. Done here, where every answer passes, so that none can be
+    without it."""
+    response.headers["x-unverified"] = "true"
+    body = response.body
+    if response.media_type != "application/json" or body[:1] != b"{":
+        return
+    response.body = b'{"unverified":true' + (b"}\n" if body[1:2] == b"}" else b"," + bytes(body[1:]))
+    response.headers["content-length"] = str(len(response.body))
 
 
 class Slots:
@@ -286,6 +303,8 @@ class Endpoint:
                     call.over()
             if call is None:
                 call = Call(front, scope, receive, None)
+            if front.backend.protocol == "bft":
+                mark_unverified(response)
             await self._send(response, call, scope, receive, send)
         finally:
             front.progress(-1)

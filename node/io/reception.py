@@ -23,12 +23,15 @@ from node.protocol import (
     Code,
     Goodbye,
     Hello,
+    Introduce,
     OpenSession,
     Outcome,
     Ping,
     Pong,
     Query,
     QueryRefused,
+    SignedOpen,
+    SignedSubmit,
     StatusRequest,
     Submit,
 )
@@ -50,7 +53,9 @@ LAST_WORDS_S: Final = 0.5
 
 _PEER_KINDS: Final = frozenset({*range(1, 40), 45, 46, 47})
 """Protocol messages, digest reports, snapshot pieces (see `consensus.wire`)."""
-_CLIENT_KINDS: Final = frozenset({OpenSession, Submit, Query, StatusRequest})
+_CLIENT_KINDS: Final = frozenset(
+    {OpenSession, Submit, Query, StatusRequest, Introduce, SignedOpen, SignedSubmit}
+)
 
 log = structlog.get_logger()
 

@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 import trio
 
-from consensus.raft import RaftCore, Timing
 from node import snapshot
 from node.disk import JOURNAL, SNAPSHOT, DiskError, Job
+from node.finality import Proof
 from node.io import frames as framing
 from node.io.config import Address, Member, NodeConfig
 from node.io.disk import FileDisk
 from node.io.front import FrontThread
+from node.io.keys import SigningKeyError
 from node.io.lanes import Lane
 from node.io.logs import Quiet
 from node.io.peers import PeerLink, Peers
+from node.io.protocols import make_core, proof_of
 from node.io.reception import ClientConnection, Reception
 from node.journal import Journal
 from node.machine import Machine
@@ -121,14 +123,11 @@ class Node:
         newest = snapshot.newest(self.disk, identity, notes)
         for note in [*recovered.notes, *notes]:
             log.warning("recovery", note=note)
-        timing = Timing(
-            heartbeat=config.timing.heartbeat_ms * 1000,
-            election=config.timing.election_ms * 1000,
-            stall=max(4 * config.timing.election_ms * 1000, 500_000),
-            uncommitted_bytes=config.limits.max_inflight_bytes,
-        )
-        members = [member.id for member in config.members]
-        core = RaftCore(config.node, members, random.Random(os.urandom(16)), timing)
+        machine = make_machine(config.machine)
+        try:
+            core, requests = make_core(config, machine, random.Random(os.urandom(16)))
+        except SigningKeyError as error:
+            raise NodeFailed(str(error), code=2) from None
         settings = Settings(
             barrier=config.timing.barrier_ms * 1000,
             fresh=config.timing.fresh_ms * 1000,
@@ -139,10 +138,10 @@ class Node:
             queries_in_queue=config.limits.queries_in_queue,
             snapshot_bytes=config.storage.snapshot_bytes,
         )
-        state = ReplicatedState(make_machine(config.machine), config.limits.max_sessions)
+        state = ReplicatedState(machine, config.limits.max_sessions)
         try:
             return Replica(
-                config.node, identity, core, journal, recovered, state, self.disk, newest, settings
+                config.node, identity, core, journal, recovered, state, self.disk, newest, settings, requests
             )
         except ValueError as error:
             raise NodeFailed(
@@ -391,6 +390,10 @@ class Node:
                 self.replica.receive_client(connection, message, now)
 
         self.post(take)
+
+    def prove(self, index: int) -> Proof:
+        """A finality proof of a log entry (from trio's thread). Raises NoProof."""
+        return proof_of(self.replica.core, index)
 
     def _came(self, connection: ClientConnection) -> None:
         self.post(lambda: self.replica.client_connected(connection))

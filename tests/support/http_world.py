@@ -10,6 +10,7 @@ from typing import Any
 import msgpack
 import trio
 
+from node.finality import NoProof
 from node.io.client_types import Result
 from node.protocol import Answer, Consistency, QueryRefused
 from node.ranking import queries
@@ -83,6 +84,8 @@ class FakeNode:
 
     def __init__(self) -> None:
         self.node, self.cluster, self.domain, self.machine = "n1", "c0ffee01", "east", "ranking"
+        self.protocol = "raft"
+        self.proofs: dict[int, dict[str, Any]] = {}
         self.asked: list[tuple[queries.Rank | None, Consistency, int, int]] = []
         self.submitted: list[tuple[bytes, float]] = []
         self.refusal: QueryRefused | None = None
@@ -144,6 +147,11 @@ class FakeNode:
         if self.hold is not None:
             await self.hold.wait()
         return dict(self.state)
+
+    async def proof(self, index: int) -> dict[str, Any]:
+        if index not in self.proofs:
+            raise NoProof(f"entry {index} is not committed here yet")
+        return self.proofs[index]
 
     def render_metrics(self) -> bytes:
         return b"a_metric 1\n"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from node.io import certificates, config, frames
+from node.io import certificates, config, frames, keys
 from node.io.disk import FileDisk
 from node.journal import Identity, Journal
 from sim.local.layout import HOST, find_ports
@@ -103,9 +103,11 @@ class RealCluster:
         self.tls = config.TlsFiles(
             self.ca / "ca.pem", folder / "client" / "cert.pem", folder / "client" / "key.pem"
         )
+        self.keys = {name: keys.SigningKey() for name in self.names}
         self._running: list[RealNode] = []
         for name in self.names:
             certificates.issue_node(self.ca, self.home(name), self.cluster, name)
+            self.keys[name].save(self.home(name) / "signing.pem")
             self.write_config(name, **settings)
             self.init(name)
 
@@ -115,7 +117,7 @@ class RealCluster:
 
     def write_config(self, name: str, **settings: Any) -> None:
         """(Over)write a node's config.toml."""
-        values = {
+        values: dict[str, Any] = {
             "cluster": self.cluster,
             "node": name,
             "listen": f"{HOST}:{self.ports[name]}",
@@ -127,6 +129,11 @@ class RealCluster:
             "storage": {"reserve_bytes": 0},
             **settings,
         }
+        if values.get("protocol") == "bft":
+            values["members"] = [
+                {**member, "key": self.keys[member["id"]].public.hex()} for member in values["members"]
+            ]
+            values = {"committee": {"key": "signing.pem"}, **values}
         (self.home(name) / "config.toml").write_text(config.dump(values), encoding="utf-8")
 
     def init(self, name: str) -> None:

@@ -1,0 +1,195 @@
+"""A client's queries where nodes may lie: an answer counts when so many nodes give it that one of them is honest.
+
+Equal means: the same result from the state behind the same log entry. Replicas apply the log at their own pace, so two may differ
+for a moment and both be right; then others are asked, and everybody again after a pause.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import trio
+
+from node.io.client_link import Link
+from node.io.client_queries import Asked, Asking, Queries
+from node.io.client_types import BadQuery, Event, EventHook, QueryResult, Settings, code_name
+from node.protocol import Answer, Code, Consistency, Query, QueryRefused
+
+_PAUSE_MIN_S: Final = 0.002
+_PAUSE_MAX_S: Final = 0.02
+_GIVE_UP_S: Final = 0.25
+_NEVER: Final = float("inf")
+
+_Pool = dict[tuple[Any, ...], dict[str, tuple[Consistency, Answer]]]
+"""What was said, and by whom: (index, chain, result) -> node -> its answer, and under what it gave it. What was given under more
+than is asked for by now counts as well."""
+
+
+class AgreedQueries(Queries):
+    """All queries of one client."""
+
+    def __init__(
+        self,
+        need: int,
+        settings: Settings,
+        rng: random.Random,
+        next_request: Callable[[], int],
+        links: Sequence[Link],
+        events: EventHook,
+    ) -> None:
+        """`need`: so many nodes are never all liars."""
+        super().__init__(settings, rng, next_request, links, events)
+        self._need = need
+
+    async def query(
+        self,
+        query: bytes,
+        consistency: Consistency,
+        *,
+        max_age_ms: int,
+        patience_ms: int,
+        hedge_ms: int | None,
+        prefer: str | None,
+        fallback: Consistency | None,
+        fallback_after_ms: int,
+    ) -> QueryResult:
+        """See `Client.query`. Of an answer's age and tier the worst that was said counts, and its node is one of those that
+        agree."""
+        now = trio.current_time()
+        until = now + patience_ms / 1000
+        fallback_at = now + fallback_after_ms / 1000 if fallback is not None else _NEVER
+        # A node that is silent may be a liar; whoever wants no hedges has the slow ones given up nevertheless.
+        slow_s = _GIVE_UP_S if hedge_ms is None else hedge_ms / 1000
+        next_look, next_round, pause = now + slow_s, now, _PAUSE_MIN_S
+        level = consistency
+        first: list[str] = []
+        reasons: dict[str, str] = {}
+        bad: dict[str, str] = {}
+        tried: dict[str, None] = {}
+        slow: dict[int, None] = {}
+        pool: _Pool = {}
+        asking = Asking()
+        self.budget.earn(1)
+
+        def ask() -> bool:
+            """Ask the best node not tried in this round; False if there is none."""
+            while (channel := self._pick(tried, asking, prefer, now)) is not None:
+                tried[channel.node] = None
+                request = self._next_request()
+                patience_us = max(1, int((until - now) * 1e6))
+                if channel.put(Query(request, int(level), max_age_ms * 1000, patience_us, query)):
+                    asking.asked[request] = Asked(channel, level, now, bool(slow))
+                    self._by_request[request] = asking
+                    if slow:
+                        self.hedged += 1
+                        self._events(Event(now, "hedge", channel.node, "an answer is late"))
+                    elif len(first) < self._need:
+                        first.append(channel.node)
+                    return True
+                reasons[channel.node] = "the connection takes no more"
+            return False
+
+        def quick() -> int:
+            """How many copies are under way that are worth waiting for."""
+            for request, asked in asking.asked.items():
+                late = now - asked.at >= slow_s and now >= next_look
+                if request not in slow and (
+                    asked.channel.link.suspect(now) or (late and self.budget.take(1, now))
+                ):
+                    slow[request] = None
+            return sum(
+                asked.consistency == level and request not in slow for request, asked in asking.asked.items()
+            )
+
+        try:
+            while True:
+                now = trio.current_time()
+                while asking.news:
+                    request, message = asking.news.pop(0)
+                    found = self._weigh(asking, request, message, max_age_ms, pool, bad, reasons, now)
+                    if found is not None:
+                        found.hedged = found.node not in first
+                        return found
+                if now >= until:
+                    raise self._failure(asking, reasons, patience_ms, now)
+                if now >= fallback_at and fallback is not None:
+                    level, fallback_at, next_round = fallback, _NEVER, now
+                    tried.clear()
+                    self._events(Event(now, "fallback", None, f"{consistency.name} -> {fallback.name}"))
+                # As many under way as would settle it, if they say what most have said already.
+                best = max((_count(who, level) for who in pool.values()), default=0)
+                under_way = quick()
+                if now >= next_look:
+                    next_look = now + slow_s
+                while now >= next_round and best + under_way < self._need and ask():
+                    under_way += 1
+                if not under_way and now >= next_round:
+                    # Everybody was asked who can be: another round, a little later each time, of those that owe nothing.
+                    tried.clear()
+                    tried.update((asked.channel.node, None) for asked in asking.asked.values())
+                    next_round = now + pause * self._rng.uniform(0.5, 1.0)
+                    pause = min(2 * pause, _PAUSE_MAX_S)
+                asking.event = trio.Event()
+                with trio.move_on_at(min(until, fallback_at, next_look if under_way else next_round)):
+                    await asking.event.wait()
+        finally:
+            for request in asking.asked:
+                del self._by_request[request]
+
+    def _weigh(
+        self,
+        asking: Asking,
+        request: int,
+        message: Any,
+        max_age_ms: int,
+        pool: _Pool,
+        bad: dict[str, str],
+        reasons: dict[str, str],
+        now: float,
+    ) -> QueryResult | None:
+        """Take in what a node said; the result if that is enough. Raises BadQuery."""
+        asked = asking.asked.pop(request, None)
+        self._by_request.pop(request, None)
+        if asked is None:
+            return None
+        node = asked.channel.node
+        if type(message) is Answer:
+            asked.channel.link.note_latency(now - asked.at)
+            limit = max_age_ms * 1000
+            if asked.consistency == Consistency.BOUNDED and (message.age is None or message.age > limit):
+                reasons[node] = f"answered with age {message.age} us where at most {limit} were asked for"
+                return None
+            who = pool.setdefault((message.index, message.chain, message.result), {})
+            if node not in who or who[node][0] <= asked.consistency:
+                who[node] = (asked.consistency, message)
+            for level in (Consistency.LINEARIZABLE, Consistency.BOUNDED, Consistency.ANY):
+                if _count(who, level) >= self._need:
+                    return _joined(who, level)
+            reasons[node] = f"answered from entry {message.index}, and was not confirmed"
+        elif type(message) is QueryRefused:
+            reasons[node] = f"{code_name(message.code)}: {message.reason}"
+            if message.code == Code.BAD_QUERY:
+                bad[node] = message.reason
+                if len(bad) >= self._need:
+                    raise BadQuery(message.reason, {})
+        else:
+            reasons[node] = str(message)
+        return None
+
+
+def _count(who: dict[str, tuple[Consistency, Answer]], level: Consistency) -> int:
+    """How many gave their answer under `level` or more."""
+    return sum(given >= level for given, _ in who.values())
+
+
+def _joined(who: dict[str, tuple[Consistency, Answer]], level: Consistency) -> QueryResult:
+    """What all of those say that gave their answer under `level` or more."""
+    said = {node: answer for node, (given, answer) in who.items() if given >= level}
+    node, answer = next(iter(said.items()))
+    ages = [other.age for other in said.values()]
+    known = [age for age in ages if age is not None]
+    age = max(known) if len(known) == len(ages) else None
+    tier = "fresh" if all(other.tier == "fresh" for other in said.values()) else "stale"
+    return QueryResult(answer.index, answer.chain, age, tier, answer.result, node, False, level)
