@@ -6,12 +6,12 @@ import difflib
 from collections.abc import Sequence
 from typing import Final
 
-from sim.faults import clocks, disks, links, load, power
+from sim.faults import byzantine, clocks, disks, links, load, power
 from sim.faults.fault import Fault
 from sim.faults.kind import FaultError, Kind
 
 KINDS: Final[dict[str, Kind]] = {
-    kind.name: kind for module in (links, power, disks, clocks, load) for kind in module.KINDS
+    kind.name: kind for module in (links, power, disks, clocks, load, byzantine) for kind in module.KINDS
 }
 
 

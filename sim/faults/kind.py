@@ -40,11 +40,14 @@ class Terrain:
     """Places in the power tree, the root first."""
     damageable: Sequence[str]
     """Nodes whose disks may be damaged for good: a minority, unless a run is meant to go over the budget."""
+    liars: Sequence[str] = ()
+    """Those of them that may lie, where the protocol allows for liars: who lies counts as damaged."""
 
 
 @dataclass(slots=True, frozen=True)
 class Kind:
-    """A kind of fault. `damages`: it may cost a node its disk for good. `variants`: what it is counted by, one at a time."""
+    """A kind of fault. `damages`: it may cost a node its disk for good. `lies`: it makes a node
+    lie. `variants`: what it is counted by, one at a time."""
 
     name: str
     title: str
@@ -52,3 +55,4 @@ class Kind:
     draw: Callable[[Random, Terrain], Params]
     variants: tuple[str, ...] = ()
     damages: bool = False
+    lies: bool = False

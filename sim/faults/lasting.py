@@ -80,3 +80,11 @@ TROUBLES: Final[tuple[Callable[[World, str, Sequence[str]], str], ...]] = (
 def trouble(world: World, name: str, healthy: Sequence[str], rng: Random) -> str:
     """Put a node into trouble; in words."""
     return rng.choice(TROUBLES)(world, name, healthy)
+
+
+def go_on_lying(world: World, name: str, rng: Random) -> str:
+    """Let a node that has lied lie again, by the same strategy; in words."""
+    assert world.protocol.liar is not None
+    how = world.liars[name]
+    world.hosts[name].lie(world.protocol.liar(world, name, how, rng), _running(world, name))
+    return f"lies on ({how})"

@@ -12,7 +12,7 @@ Generic Fault Tolerance Technique for Partial Network Partitioning" (OSDI 2020, 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
@@ -108,6 +108,27 @@ def grudge(spec: str, setting: Setting, rng: Random) -> list[Pair]:
 
 def _between(side: Sequence[str], rest: Sequence[str]) -> list[Pair]:
     return [pair for a in side for b in rest for pair in ((a, b), (b, a))]
+
+
+def least_circle(spec: str, setting: Setting, among: Sequence[str], draws: int = 32) -> int:
+    """The fewest nodes of `among` of which each hears each while `spec` is cut ("": nothing is), over so many draws. A shape cuts
+    the same number of nodes off whoever they are, so a few draws show the worst case. For at most some tens of nodes."""
+    least = len(among)
+    for number in range(draws if spec else 0):
+        cut = grudge(spec, setting, Random(number))
+        apart = {pair for one, other in cut for pair in ((one, other), (other, one))}
+        least = min(least, _largest_circle(list(among), apart))
+    return least
+
+
+def _largest_circle(nodes: list[str], apart: Container[Pair]) -> int:
+    if not nodes:
+        return 0
+    first, *rest = nodes
+    friends = [node for node in rest if (first, node) not in apart]
+    found = 1 + _largest_circle(friends, apart)
+    # Without the first one it can only be larger if somebody is left who does not hear it.
+    return found if len(friends) == len(rest) else max(found, _largest_circle(rest, apart))
 
 
 def _apart(setting: Setting, side: Sequence[str]) -> list[Pair]:

@@ -25,7 +25,7 @@ CALM: Final = 500_000
 WINDOWS: Final = 3
 SPAN: Final = 3_100_000
 """Microseconds from the beginning of a window of faults to that of the next."""
-WEIGHTS: Final = {"partition": 5, "outage": 2, "trap": 2, "kill": 2, "rot": 2}
+WEIGHTS: Final = {"partition": 5, "outage": 2, "trap": 2, "kill": 2, "rot": 2, "byzantine": 5}
 """How much more often than others a kind is drawn: those of many variants."""
 
 
@@ -36,6 +36,7 @@ class Options:
     protocol: str = "raft"
     machine: str = "kv"
     nodes: int = 5
+    """0: as many as the protocol likes, drawn where it likes several numbers."""
     clients: int = 5
     kinds: tuple[str, ...] = ()
     """Kinds of faults to draw from; none given: all."""
@@ -56,16 +57,20 @@ def draw(seed: int, options: Options = Options()) -> Plan:
         if kind not in KINDS:
             raise FaultError(f"no fault {kind!r}. Known: {', '.join(KINDS)}")
     rng = Streams(seed).fresh("plan")
-    plan = Plan(
-        seed, options.protocol, options.machine, options.nodes, options.clients, oracles=options.oracles
-    )
+    subject = subjects.protocol(options.protocol)
+    nodes = options.nodes or subject.nodes(Streams(seed).fresh("nodes"))
+    plan = Plan(seed, options.protocol, options.machine, nodes, options.clients, oracles=options.oracles)
     names = [f"n{number}" for number in range(1, plan.nodes + 1)]
     places = PowerTree({name: plan.domains[k % len(plan.domains)] for k, name in enumerate(names)}).places()
-    spared = plan.nodes if options.over_budget else budget(plan.nodes)
-    vital = subjects.protocol(options.protocol).vital
+    spared = plan.nodes if options.over_budget else subject.budget(plan.nodes)
+    vital = subject.vital
     expendable = names if options.over_budget else names[vital:]
-    terrain = Terrain(names, places, rng.sample(expendable, min(spared, len(expendable))))
+    damageable = rng.sample(expendable, min(spared, len(expendable)))
+    # Whoever lies is one of those that may be lost: a liar takes the place of a node that stops.
+    terrain = Terrain(names, places, damageable, damageable[: subject.liars(plan.nodes)])
     known = [name for name in (options.kinds or KINDS) if name not in options.without]
+    if not terrain.liars:
+        known = [name for name in known if not KINDS[name].lies]
     if not terrain.damageable:
         known = [name for name in known if not KINDS[name].damages]
     enabled = [name for name in known if rng.random() < 0.5] or [rng.choice(known)] if known else []
@@ -73,15 +78,12 @@ def draw(seed: int, options: Options = Options()) -> Plan:
         seed,
         options.protocol,
         options.machine,
-        options.nodes,
+        nodes,
         options.clients,
         schedule=tuple(_schedule(rng, terrain, enabled)),
         duration=CALM + WINDOWS * SPAN,
         quorum=rng.choice((700_000, 1_500_000)),
-        timing={
-            "retain_bytes": rng.choice((300, 1_500, 16 << 20)),
-            "uncommitted_bytes": rng.choice((2_000, 64 << 20, 64 << 20)),
-        },
+        timing=subject.timing(rng),
         settings={
             "snapshot_bytes": rng.choice((2_500, 6_000, 8 << 20)),
             "max_sessions": rng.choice((6, 4096)),
@@ -99,7 +101,7 @@ def draw(seed: int, options: Options = Options()) -> Plan:
         load=Load(
             pause=(450_000, 950_000),
             beat=rng.choice((0, 250_000)) if rng.random() < 0.12 else 500_000,
-            batch=rng.choice((3, 5, 6)),
+            batch=rng.choice((4, 5, 6)),
             window=rng.choice((4, 8, 12)),
             patience=(8_000, 30_000) if rng.random() < 0.1 else (60_000, 120_000),
             wander=rng.choice((0.02, 0.02, 0.15)),
@@ -111,12 +113,12 @@ def draw(seed: int, options: Options = Options()) -> Plan:
         oracles=options.oracles,
     )
     everything = not (options.kinds or options.without or vital) and len(names) > 2
-    return _themed(plan, rng, terrain) if everything and rng.random() < themes.SHARE else plan
+    return _themed(plan, rng, terrain, subject.themes) if everything and rng.random() < themes.SHARE else plan
 
 
-def _themed(plan: Plan, rng: Random, terrain: Terrain) -> Plan:
+def _themed(plan: Plan, rng: Random, terrain: Terrain, fitting: tuple[themes.Draw, ...] | None) -> Plan:
     begins = [CALM + window * SPAN for window in range(WINDOWS)]
-    theme = rng.choice(themes.THEMES)(rng, terrain, begins)
+    theme = rng.choice(themes.THEMES if fitting is None else fitting)(rng, terrain, begins)
     return dataclasses.replace(
         plan,
         schedule=tuple(sorted(theme.faults, key=lambda fault: fault.at)),

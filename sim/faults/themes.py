@@ -37,7 +37,7 @@ def _small_log(rng: Random) -> Theme:
         timing={"retain_bytes": 200},
         settings={"snapshot_bytes": rng.choice((500, 900)), "max_sessions": 4096, "session_ttl": 600_000_000},
         weather={"bulk": rng.choice((60_000, 200_000, 500_000)), "loss": 0.0},
-        load={"beat": rng.choice((0, 100_000)), "pause": (60_000, 200_000), "batch": 3},
+        load={"beat": 0, "pause": (90_000, 250_000), "batch": 3},
     )
 
 
@@ -79,13 +79,13 @@ def overtaken_fetch(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
     theme = Theme(
         timing={"retain_bytes": 0, "uncommitted_bytes": 64 << 20},
         settings={
-            "snapshot_bytes": 6_000,
+            "snapshot_bytes": 1_500,
             "max_sessions": 4096,
             "session_ttl": 600_000_000,
             "queries_in_queue": 512,
         },
         weather={"loss": 0.0, "bulk": 10},
-        load={"beat": 0, "pause": (10_000, 80_000), "wander": 0.3, "sleep": 0.0, "batch": 5, "window": 12},
+        load={"beat": 0, "pause": (60_000, 320_000), "wander": 0.3, "sleep": 0.0, "batch": 5, "window": 12},
     )
     nodes = range(len(terrain.nodes))
     for begin in begins:
@@ -143,9 +143,9 @@ def caught_while_giving(rng: Random, terrain: Terrain, begins: list[int]) -> The
 
 def hard_starts(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
     """The power goes again and again while nodes write and while they read their disks."""
-    theme = Theme(load={"beat": 100_000, "pause": (60_000, 200_000)}, settings={"snapshot_bytes": 8 << 20})
+    theme = Theme(load={"beat": 0, "pause": (150_000, 400_000)}, settings={"snapshot_bytes": 8 << 20})
     for begin in begins:
-        theme.add("storm", begin, 2_400_000, variant=rng.choice(("huge", "burst")))
+        theme.add("storm", begin, 250_000, variant=rng.choice(("huge", "burst")))
         for node in rng.sample(range(len(terrain.nodes)), 2):
             theme.add(
                 "trap", begin + rng.randrange(100_000), 500_000,
@@ -162,7 +162,7 @@ def crowd(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
     """Very many questions at once, at nodes that are slow to hear of commits."""
     theme = Theme(settings={"queries_in_queue": 512}, load={"beat": 0})
     for begin in begins:
-        theme.add("storm", begin, 2_400_000, variant="queries")
+        theme.add("storm", begin, 700_000, variant="queries")
         theme.add(
             "slow", begin, 2_400_000, node=rng.randrange(len(terrain.nodes)), cost=rng.choice((1_000, 6_000))
         )
@@ -186,7 +186,10 @@ def slow_elections(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
     return theme
 
 
-THEMES: Final[tuple[Callable[[Random, Terrain, list[int]], Theme], ...]] = (
+Draw = Callable[[Random, Terrain, list[int]], Theme]
+"""(stream, terrain, when the windows of faults begin) -> a theme."""
+
+THEMES: Final[tuple[Draw, ...]] = (
     slow_fetch,
     overtaken_fetch,
     snapshot_before_journal,

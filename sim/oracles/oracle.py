@@ -7,7 +7,7 @@ on their way to a peer, replies, `Core.observe()`. It never calls a core's own h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from consensus.core import CoreView, Record
 
@@ -31,7 +31,7 @@ class Oracle:
     """Override the hooks that you need; the world calls no others. Raise `Violation`, or call `self.violated`."""
 
     name = "oracle"
-    listens: tuple[type, ...] = ()
+    listens: ClassVar[tuple[type, ...]] = ()
     """Message classes for which `said` is called."""
 
     def __init__(self, world: World) -> None:
@@ -73,6 +73,9 @@ class Oracle:
 
     def said(self, host: Host, dest: str, message: Any) -> None:
         """A message of a class in `listens` leaves a node."""
+
+    def overheard(self, host: Host, dest: str, message: Any) -> None:
+        """The same of a node that lies, or ever has: nothing of it is held against anybody, but others may build on it."""
 
     def replied(self, host: Host, message: Any) -> None:
         """A node answers a client: `Outcome`, `Answer`."""

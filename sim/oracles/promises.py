@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from consensus.core import CoreView, Record
 from consensus.raft.messages import AppendEntriesReply
@@ -86,7 +86,7 @@ class KeptWord(Oracle):
     taken it away, and a leader never changes its own log (paper, figure 3, leader append-only)."""
 
     name = "kept word"
-    listens = (AppendEntriesReply,)
+    listens: ClassVar[tuple[type, ...]] = (AppendEntriesReply,)
 
     def __init__(self, world: World) -> None:
         super().__init__(world)

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from consensus.core import CoreView, Record
 from consensus.raft.messages import AppendEntriesReply, RequestVote, RequestVoteReply
@@ -76,7 +76,7 @@ class RaftLog(Oracle):
     back (paper, figure 3 and section 5; thesis 3.8)."""
 
     name = "raft log"
-    listens = (AppendEntriesReply, RequestVote, RequestVoteReply)
+    listens: ClassVar[tuple[type, ...]] = (AppendEntriesReply, RequestVote, RequestVoteReply)
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
@@ -206,7 +206,13 @@ class RaftLog(Oracle):
             )
         # A later leader's entry or snapshot may have replaced the end, on the disk by chance though not yet synced.
         replaced = found.base > known.base and known.prefix(found.base) != found.base_prefix
-        if replaced or found.last_term > known.last_term:
+        if replaced:
+            # The snapshot's own prefix is the committed one; only an entry of an earlier term can have stood there instead.
+            place = found.base - known.base - 1
+            if place < len(known.terms) and known.terms[place] >= found.base_term:
+                self.violated(f"{name} comes back with another log up to {found.base} than it had", name)
+            shared = 0
+        elif found.last_term > known.last_term:
             shared = min(found.base, known.last)
         elif found.reach < known.reach:
             self.violated(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from consensus.core import CoreView
 from node.protocol import Answer, DigestReport, Outcome
@@ -76,7 +76,7 @@ class OneHistory(Oracle):
     """State-machine safety: whoever applies an index has the same chain value there, and the same digest."""
 
     name = "state-machine safety"
-    listens = (DigestReport,)
+    listens: ClassVar[tuple[type, ...]] = (DigestReport,)
 
     def __init__(self, world: World) -> None:
         super().__init__(world)

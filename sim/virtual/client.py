@@ -4,7 +4,7 @@ expire, ask queries of every consistency; and keep the history that the checks r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
@@ -60,6 +60,10 @@ class Load:
     sleep: float = 0.0
     """Share of pauses in which a client sleeps through its session's life."""
 
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        # Made anew, not filled field by field: a frozen class that is compiled refuses that.
+        return Load, tuple(getattr(self, item.name) for item in fields(self))
+
 
 class Connection:
     """A client's way to one life of a node, and back."""
@@ -94,6 +98,10 @@ class Client:
         self.session: int | None = None
         self.opening: Operation | None = None
         self.request = 0
+        self.opening_request = 0
+        """The number of the latest opening, which may be older than that of the latest query."""
+        self.asks_on = False
+        """Whether it asks queries while it waits for a session, too: nobody may ever lead again."""
         self.seq = 0
         self.low = 0
         self.open: dict[int, Operation] = {}
@@ -119,10 +127,7 @@ class Client:
         pause = rng.randint(*load.pause)
         if self.active:
             if self.session is None:
-                if self.opening is None:
-                    self.request += 1
-                    self.opening = self._record("open")
-                    self._try_open(self.request)
+                self._open()
             elif len(self.open) < load.window:
                 self._write(rng.randint(1, min(load.batch, load.window - len(self.open))))
             if rng.random() < load.queries:
@@ -145,10 +150,8 @@ class Client:
         """Ask for `count` commands now; for a session first, if there is none."""
         if self.session is not None:
             self._write(count)
-        elif self.opening is None:
-            self.request += 1
-            self.opening = self._record("open")
-            self._try_open(self.request)
+        else:
+            self._open()
 
     def ask_once(self) -> None:
         """Ask one query of a node now."""
@@ -187,14 +190,20 @@ class Client:
             self.leader = self.rng.choice(self.world.names)
         return self.leader
 
+    def _open(self) -> None:
+        if self.opening is None:
+            self.request += 1
+            self.opening, self.opening_request = self._record("open"), self.request
+            self._try_open(self.request)
+
     def _try_open(self, request: int) -> None:
-        if request != self.request or self.opening is None:
+        if request != self.opening_request or self.opening is None:
             return
         self._connection(self._node_to_ask()).to_node(OpenSession(request))
         self.world.timeline.after(self.rng.randint(*self.load.patience), self._open_again, request)
 
     def _open_again(self, request: int) -> None:
-        if request == self.request and self.opening is not None:
+        if request == self.opening_request and self.opening is not None:
             self.leader = self.rng.choice(self.world.names)
             self._try_open(request)
 
@@ -268,8 +277,8 @@ class Client:
 
     def _query(self) -> None:
         rng, world = self.rng, self.world
-        if self.opening is not None:
-            return  # its request number is in use
+        if self.opening is not None and not self.asks_on:
+            return
         self.request += 1
         consistency = rng.randrange(3)
         age = rng.choice((10_000, 100_000, 400_000))
@@ -312,7 +321,7 @@ class Client:
                 self._return(operation, "refused")
 
     def _opened(self, message: SessionOpened) -> None:
-        if self.opening is None or message.request != self.request:
+        if self.opening is None or message.request != self.opening_request:
             return
         operation, self.opening = self.opening, None
         operation.session, operation.index, operation.chain = message.session, message.index, message.chain
@@ -356,7 +365,7 @@ class Client:
         del self._following[wanted]  # one at a time for each request, however often it was refused
         request, session, _ = wanted
         if request:
-            if request == self.request and self.opening is not None:
+            if request == self.opening_request and self.opening is not None:
                 self._connection(self.leader).to_node(OpenSession(request))
             return
         seqs = [seq for seq in seqs if seq in self.open]

@@ -27,6 +27,7 @@ from sim.virtual.clock import Clock
 from sim.virtual.disk import MemoryDisk
 from sim.virtual.disk_lanes import DiskLanes
 from sim.virtual.loss import PowerLoss
+from sim.virtual.lying import Lies
 from sim.virtual.watched import WatchedJournal, WatchedState
 
 if TYPE_CHECKING:
@@ -105,6 +106,10 @@ class Host:
         self._timeline = world.timeline
         self._skew = clock.skew
         self._told = (0, 0, 0, 0)
+        self.lies: Lies | None = None
+        """While it lies: what stands between its replica and everybody else."""
+        self.lied = False
+        """Whether it ever has: then what it says is held against nobody."""
         self.asserted: dict[str, tuple[int, bool, int]] = {}
         """peer -> what it was told last of this node's log, since something was recorded last."""
         self._to_peers: dict[str, Link] = {}
@@ -128,16 +133,16 @@ class Host:
             notes = list(recovered.notes)
             newest = snapshot.newest(self.disk, self.identity, notes)
             replica = self._replica(journal, recovered, newest)
-        except DiskError as error:  # it may read again another time
-            self.crashed = f"could not start: {error}"
+        except DiskError as refusal:  # it may read again another time
+            self.crashed = f"could not start: {refusal}"
             self.disk.cut(
                 self._power_rng
             )  # the machine is started again from nothing: see `World.disk_failed`
             world.count("starts that the disk refused")
             world.timeline.after(LOOK_AFTER, lambda host: host.look_after(), self)
             return
-        except (JournalError, SnapshotError, ValueError) as error:
-            self._lose(f"{type(error).__name__}: {error}")
+        except (JournalError, SnapshotError, ValueError) as damage:
+            self._lose(f"{type(damage).__name__}: {damage}")
             return
         if world.trace is not None:
             world.trace.tell(world.timeline.now, "boot", self.name, life=self.life, notes=notes)
@@ -174,9 +179,21 @@ class Host:
             state: ReplicatedState = WatchedState(machine, most, hooks)
         else:
             state = ReplicatedState(machine, most)
-        recorder: Any = WatchedJournal(self, journal)
+        recorder = WatchedJournal(self, journal)
+        extra: dict[str, Any] = {}
+        if world.protocol.requests is not None:
+            extra["requests"] = world.protocol.requests(world.plan)
         return Replica(
-            self.name, self.identity, core, recorder, recovered, state, self.disk, newest, world.settings
+            self.name,
+            self.identity,
+            core,
+            recorder,
+            recovered,
+            state,
+            self.disk,
+            newest,
+            world.settings,
+            **extra,
         )
 
     def look_after(self) -> None:
@@ -286,6 +303,15 @@ class Host:
 
     def hear_peer(self, sender: str, message: Any) -> None:
         """A message from another node."""
+        if self.replica is None:
+            return
+        if self.lies is None:
+            self.take_in(sender, message)
+        else:
+            self.lies.hear(sender, message)
+
+    def take_in(self, sender: str, message: Any) -> None:
+        """Let its replica have what another node is said to have sent."""
         replica = self.replica
         if replica is None:
             return
@@ -419,8 +445,9 @@ class Host:
         applied = replica.state.applied_index
         if applied != self.applied:
             self.applied = applied
-            for hook in world.on_applied:
-                hook(self, applied, replica.state.chain)
+            if not self.lied:
+                for hook in world.on_applied:
+                    hook(self, applied, replica.state.chain)
         if world.trace is not None:
             self._tell_turn()
         if effects.jobs or effects.peers:
@@ -493,8 +520,23 @@ class Host:
         for hook in world.on_changed:
             hook(self, view)
 
+    def lie(self, strategy: Any, by: Running) -> None:
+        """From now on say what the strategy says."""
+        self.lies, self.lied = Lies(self, strategy, by), True
+        self.world.liars[self.name] = strategy.name
+
+    def come_clean(self) -> None:
+        """Lie no more."""
+        if self.lies is not None:
+            self.lies.end()
+            self.lies = None
+
     def _send_peers(self, effects: Effects) -> None:
-        links, said = self._to_peers, self.world.on_said
+        if self.lies is not None:
+            self.lies.to_peers(effects.peers)
+            return
+        links = self._to_peers
+        said = self.world.on_overheard if self.lied else self.world.on_said
         if self.trap is not None and len(effects.peers) > 1:
             first, *rest = effects.peers
             self._say(*first)
@@ -519,15 +561,19 @@ class Host:
             links[dest].send(message)
 
     def _say(self, dest: str, message: Any) -> None:
-        for hook in self.world.on_said.get(type(message), ()):
+        said = self.world.on_overheard if self.lied else self.world.on_said
+        for hook in said.get(type(message), ()):
             hook(self, dest, message)
         self._to_peers[dest].send(message)
 
     def _send_clients(self, effects: Effects) -> None:
         world = self.world
+        if self.lies is not None:
+            self.lies.to_clients(effects.clients)
+            return
         for connection, message in effects.clients:
             kind = type(message)
-            if kind is Outcome or kind is Answer:
+            if (kind is Outcome or kind is Answer) and not self.lied:
                 for hook in world.on_replied:
                     hook(self, message)
             connection.to_client(message)  # type: ignore[attr-defined]
@@ -538,6 +584,9 @@ class Host:
             size = len(getattr(message, "data", b""))
             if size:
                 world.count("snapshot pieces")
+            if self.lies is not None:
+                self.lies.to_peers([(dest, message)])
+                continue
             self._to_peers[dest].send(message, size * world.bulk // 1024)
 
     # ---------------------------------------------------------------------------------------------------------- disk

@@ -79,7 +79,8 @@ def _in_world_time(world: World) -> list[Operation]:
         return world.history
     found = []
     for operation in world.history:
-        drift = slow.get(operation.node or "")
+        # Where several nodes answer together, any of them may be the one that is believed.
+        drift = slow.get(operation.node or "") if world.protocol.requests is None else min(slow.values())
         if drift is not None and operation.age_us is not None:
             operation = dataclasses.replace(
                 operation, age_us=operation.age_us * MILLION // (MILLION + drift) + 1

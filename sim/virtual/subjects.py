@@ -15,6 +15,7 @@ from consensus.core import Core, NodeId
 from consensus.raft import RaftCore, Timing
 from node.kv import KvMachine, append, cas, get, put
 from node.machine import Machine
+from node.requests import RequestCheck
 from sim.oracles.oracle import Oracle
 
 if TYPE_CHECKING:
@@ -38,6 +39,32 @@ class Workload(Protocol):
         """From now on make commands `huge`, `empty`, or as usual (empty text)."""
 
 
+def majority_of(nodes: int) -> int:
+    """The smallest number of nodes of which any two groups meet."""
+    return nodes // 2 + 1
+
+
+def minority_of(nodes: int) -> int:
+    """How many nodes a majority protocol can lose for good."""
+    return (nodes - 1) // 2
+
+
+def _nobody(nodes: int) -> int:
+    return 0
+
+
+def _five(rng: Random) -> int:
+    return 5
+
+
+def raft_draws(rng: Random) -> dict[str, int]:
+    """Overrides of Raft's bounds that a seed may draw."""
+    return {
+        "retain_bytes": rng.choice((300, 1_500, 16 << 20)),
+        "uncommitted_bytes": rng.choice((2_000, 64 << 20, 64 << 20)),
+    }
+
+
 @dataclass(slots=True, frozen=True)
 class ProtocolSubject:
     """`make(node, members, rng, plan)` gives a fresh core. `oracles`: those that know this protocol's records and messages."""
@@ -47,6 +74,26 @@ class ProtocolSubject:
     oracles: tuple[type[Oracle], ...] = ()
     vital: int = 0
     """The first so many nodes must be there for progress, and keep their disks; the others are any minority's."""
+    quorum: Callable[[int], int] = majority_of
+    """Of n nodes: how many must be well and connected for progress."""
+    budget: Callable[[int], int] = minority_of
+    """Of n nodes: how many may be lost for good, liars among them."""
+    liars: Callable[[int], int] = _nobody
+    """Of n nodes: how many may lie."""
+    nodes: Callable[[Random], int] = _five
+    """How many nodes a seed has, where nobody says."""
+    timing: Callable[[Random], dict[str, int]] = raft_draws
+    """What a seed may draw for `Plan.timing`."""
+    themes: tuple[Callable[[Random, Any, list[int]], Any], ...] | None = None
+    """Themes that make sense for it (`sim.faults.themes`); None: all."""
+    client: Callable[[Any, str], Any] | None = None
+    """(world, name) -> a client, where the usual one does not do."""
+    requests: Callable[[Plan], RequestCheck] | None = None
+    """What judges the requests of clients at a replica, where they are signed."""
+    leader: Callable[[Any], NodeId | None] | None = None
+    """Who leads in a world, where views do not say."""
+    liar: Callable[[Any, NodeId, str, Random], Any] | None = None
+    """(world, node, name of a strategy, random stream) -> the strategy (`sim.byzantine.strategy.Strategy`)."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -108,14 +155,18 @@ def _raft(node: NodeId, members: Sequence[NodeId], rng: Random, plan: Plan) -> C
 
 
 def protocol(spec: str) -> ProtocolSubject:
-    """`raft`, or `module:Class` with `Class(node, members, rng)`, or a `ProtocolSubject` of that name. A class that needs its
-    first members for progress says how many of them in an attribute `vital`. Raises SubjectError."""
+    """`raft`, `bft`, or `module:Class` with `Class(node, members, rng)`, or a `ProtocolSubject` of that name. A class that needs
+    its first members for progress says how many of them in an attribute `vital`. Raises SubjectError."""
     if spec == "raft":
         from sim.oracles.calm import Undisturbed
         from sim.oracles.promises import PROMISES
         from sim.oracles.raft import RaftLog
 
         return ProtocolSubject("raft", _raft, (RaftLog, *PROMISES, Undisturbed))
+    if spec == "bft":
+        from sim.virtual.bft_subject import BFT
+
+        return BFT
     found = load(spec, "protocol", "raft")
     if isinstance(found, ProtocolSubject):
         return found

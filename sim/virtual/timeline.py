@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, Final
+
+from sim.virtual.interrupts import interruptible
 
 Action = Callable[[Any], None]
+
+BREATH: Final = 4096
+"""Events between two looks for signals: a loop that does nothing in virtual time must still be given up."""
 
 
 class Timeline:
@@ -32,18 +37,26 @@ class Timeline:
     def run(self, end: int) -> None:
         """Let everything up to and including `end` happen."""
         heap, pop = self._heap, heappop
+        happened = 0
         while heap and heap[0][0] <= end:
             self.now, _, action, argument = pop(heap)
             action(argument)
+            happened += 1
+            if not happened % BREATH:
+                interruptible()
         self.now = end
 
     def run_until(self, end: int, done: Callable[[], bool]) -> bool:
         """The same, but stop as soon as `done()`, which is asked after every event; whether it is."""
         heap = self._heap
+        happened = 0
         while heap and heap[0][0] <= end:
             self.now, _, action, argument = heappop(heap)
             action(argument)
             if done():
                 return True
+            happened += 1
+            if not happened % BREATH:
+                interruptible()
         self.now = end
         return done()

@@ -29,7 +29,7 @@ class WatchedJournal:
         """As the journal's."""
         return self._journal.size
 
-    def append(self, records: list[Record]) -> tuple[list[Op], int]:
+    def append(self, records: Sequence[Record]) -> tuple[list[Op], int]:
         """As the journal's."""
         self._host.asserted.clear()
         for hook in self._host.world.on_recorded:

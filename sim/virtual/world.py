@@ -24,7 +24,7 @@ from sim.check.history import Operation
 from sim.faults import catalogue
 from sim.faults.fault import Fault
 from sim.faults.kind import UNTIL_THE_END
-from sim.faults.lasting import trouble
+from sim.faults.lasting import go_on_lying, trouble
 from sim.faults.running import Running
 from sim.oracles.committed import CommittedLog
 from sim.oracles.oracle import Oracle, Violation, hooks
@@ -111,6 +111,8 @@ class World:
         self.coded = plan.coded
         self.bulk = plan.weather.bulk
         self.names = [f"n{number}" for number in range(1, plan.nodes + 1)]
+        self.quorum = self.protocol.quorum(len(self.names))
+        self.budget = self.protocol.budget(len(self.names))
         # What is wrong with its options must show here, not as nodes that cannot start.
         self.protocol.make(self.names[0], self.names, Random(0), plan)
         places = plan.domains
@@ -131,6 +133,10 @@ class World:
         the others."""
         self.harmed: dict[str, int] = {}
         """The same, and never forgotten: what they gave away before they came right is still about."""
+        self.liars: dict[str, str] = {}
+        """Nodes that have ever lied, and by which strategy: what they say is held against nobody."""
+        self.signed: dict[bytes, Any] = {}
+        """Signature -> what a client has signed with it, where requests are signed."""
         self.core_error = ""
         self.phase = "faults"
 
@@ -154,9 +160,12 @@ class World:
         self.on_invoked = hooks(self.oracles, "invoked")
         self.on_returned = hooks(self.oracles, "returned")
         self.on_said: dict[type, list[Any]] = {}
+        self.on_overheard: dict[type, list[Any]] = {}
         for oracle in self.oracles:
             for kind in oracle.listens:
                 self.on_said.setdefault(kind, []).append(oracle.said)
+                if type(oracle).overheard is not Oracle.overheard:
+                    self.on_overheard.setdefault(kind, []).append(oracle.overheard)
 
         clients = [f"c{number}" for number in range(1, plan.clients + 1)]
         self.network = Network(self, self.names, clients, plan.weather)
@@ -176,6 +185,9 @@ class World:
 
     def make_client(self, name: str) -> Client:
         """A client of that name; a world of another kind may have others, with the same face."""
+        if self.protocol.client is not None:
+            made: Client = self.protocol.client(self, name)
+            return made
         return Client(self, name, self.plan.load)
 
     # ---------------------------------------------------------------------------------------------------- the run
@@ -189,17 +201,13 @@ class World:
             self._play(result)
             if self.core_error:
                 raise CoreFailed(self.core_error)
-        except Violation as error:
-            result.outcome, result.oracle, result.text, result.nodes = (
-                VIOLATION,
-                error.oracle,
-                error.text,
-                error.nodes,
-            )
-        except Stuck as error:
-            result.outcome, result.oracle, result.text = LIVENESS, "liveness", str(error)
-        except CoreFailed as error:
-            result.outcome, result.oracle, result.text = CRASH, "crash", str(error)
+        except Violation as violation:
+            result.outcome, result.oracle = VIOLATION, violation.oracle
+            result.text, result.nodes = violation.text, violation.nodes
+        except Stuck as stuck:
+            result.outcome, result.oracle, result.text = LIVENESS, "liveness", str(stuck)
+        except CoreFailed as failure:
+            result.outcome, result.oracle, result.text = CRASH, "crash", str(failure)
         result.at = self.timeline.now
         if self.trace is not None and result.outcome != OK:
             self.trace.tell(
@@ -214,7 +222,7 @@ class World:
         self.timeline.run(self.plan.duration)
         for running in self.running:
             self.calm(running)
-        if self.plan.over_budget and len(self.lost()) > (len(self.names) - 1) // 2:
+        if self.plan.over_budget and len(self.lost()) > self.budget:
             self._too_few()
         else:
             if self.plan.quorum:
@@ -227,8 +235,9 @@ class World:
     def _spread(self) -> bool:
         """Whether a diverged state has gone beyond what was damaged on purpose: its snapshot was fetched before a digest
         showed it. No replicated log survives that; all it can do is to notice."""
-        leader = self.leader()
-        return len(self.diverged) > (len(self.names) - 1) // 2 or leader in self.diverged
+        # Where members may lie, a state counts for something only if a quorum has signed it.
+        leading = self.protocol.leader is None and self.leader() in self.diverged
+        return len(self.diverged) > self.budget or leading
 
     def _noticed(self) -> bool:
         """Whether the nodes find that a state has diverged. If they do not, it may have come right by itself, a later write
@@ -322,6 +331,7 @@ class World:
             host.turn_cost = TURN
             host.slowness = 1
             host.trap = None
+            host.come_clean()
             host.resume()
             host.unstall()
             host.disk.clear()
@@ -332,13 +342,13 @@ class World:
         self._heal()
         rng = self.streams.of("quorum")
         alive = [name for name in self.names if not self.hosts[name].lost]
-        need = len(self.names) // 2 + 1
+        need = self.quorum
         if len(alive) < need:
             raise Violation(
                 "budget", f"only {len(alive)} of {len(self.names)} nodes are left: {self.lost()}", []
             )
         # Those whose state has diverged go on voting, and never lead: progress is promised by a majority of the others.
-        sound = [name for name in alive if name not in self.diverged]
+        sound = [name for name in alive if name not in self.diverged and name not in self.liars]
         if len(sound) < need:
             return 0  # see `_spread`
         vital = self.names[: self.protocol.vital]
@@ -346,8 +356,12 @@ class World:
         healthy = sorted([*vital, *drawn][:need])
         words = []
         for name in self.names:
-            if name not in healthy and not self.hosts[name].lost:
-                words.append(f"{name} {trouble(self, name, healthy, rng)}")
+            if name in healthy or self.hosts[name].lost:
+                continue
+            lies_on = name in self.liars and rng.random() < 0.6
+            words.append(
+                f"{name} {go_on_lying(self, name, rng) if lies_on else trouble(self, name, healthy, rng)}"
+            )
         self._tell_phase("quorum", f"healthy: {', '.join(healthy)}; {', '.join(words)}")
         for client in self.clients:
             # It must ask for something, and be able to find the majority, whoever else keeps silent.
@@ -388,6 +402,13 @@ class World:
     def _ask_enough(self) -> None:
         """Go on until clients have asked for as much as the plan demands."""
         if len(self.history) < self.plan.operations:
+            rng = self.streams.of("enough")
+            for client in self.clients:
+                # Where sessions live long, whoever sleeps through one would sleep through all of this; and where a diverged state
+                # has spread, there may be no leader to open another.
+                client.asks_on = True
+                client.load = dataclasses.replace(client.load, sleep=0.0)
+                self.timeline.after(rng.randrange(5_000), lambda who: who.act_once(), client)
             self.timeline.run_until(
                 self.timeline.now + 20 * self.plan.patience, lambda: len(self.history) >= self.plan.operations
             )
@@ -500,6 +521,8 @@ class World:
 
     def leader(self) -> str | None:
         """Who leads, as far as the nodes themselves say: the one of the highest term."""
+        if self.protocol.leader is not None:
+            return self.protocol.leader(self)
         best, found = -1, None
         for host in self.hosts.values():
             if host.view is not None and host.view.role == "leader" and host.view.term > best:

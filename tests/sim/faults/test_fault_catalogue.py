@@ -29,6 +29,8 @@ PLAN = Plan(
     load=Load(pause=(20_000, 80_000)),
 )
 """Busy enough for snapshots to be taken all the time."""
+LIARS = replace(PLAN, protocol="bft", timing={"snapshot_bytes": 3_000})
+"""The same of a protocol whose members may lie."""
 TERRAIN = Terrain(NODES, PowerTree(dict(zip(NODES, PLAN.domains, strict=True))).places(), ["n2", "n4"])
 
 
@@ -67,6 +69,7 @@ def traces(world: World) -> dict[str, Any]:
             host.turn_cost,
             host.clock.drift,
             gone or host.paused_until <= world.timeline.now,
+            host.lies,
         )
         found[f"{host.name}'s disk"] = list(host.disk._conditions)
     for client in world.clients:
@@ -74,8 +77,8 @@ def traces(world: World) -> dict[str, Any]:
     return found
 
 
-def started(seed: int) -> World:
-    world = World(replace(PLAN, seed=seed))
+def started(seed: int, plan: Plan = PLAN) -> World:
+    world = World(replace(plan, seed=seed))
     world.begin()
     world.timeline.run(700_000)
     return world
@@ -95,7 +98,7 @@ def play(world: World, fault: Fault) -> Running:
 def test_a_fault_bites_and_when_it_is_over_nothing_of_it_is_left(name: str) -> None:
     bites: dict[str, int] = {}
     for seed in range(6):
-        world = started(seed)
+        world = started(seed, LIARS if KINDS[name].lies else PLAN)
         before = traces(world)
         fault = Fault(0, name, 0, 0, KINDS[name].draw(Random(f"{name}/{seed}"), TERRAIN))
         running = play(world, fault)

@@ -208,3 +208,24 @@ def test_a_cluster_of_one_has_nothing_to_cut() -> None:
 def test_an_unknown_shape_or_direction_is_refused_with_what_there_is(spec: str, words: str) -> None:
     with pytest.raises(ShapeError, match=words):
         grudge(spec, setting(3), Random(1))
+
+
+@pytest.mark.parametrize(
+    ("spec", "count", "most"),
+    [
+        ("", 4, 4), ("one", 4, 3), ("single-link", 4, 3), ("single-link:out", 4, 3), ("halves", 4, 2), ("bridge", 7, 4),
+        ("everyone", 5, 1), ("minority-third", 7, 4), ("power-domain", 4, 3),
+    ],
+)  # fmt: skip
+def test_a_circle_is_as_many_as_all_hear_one_another_in_both_directions(
+    spec: str, count: int, most: int
+) -> None:
+    nodes = [f"n{number}" for number in range(1, count + 1)]
+    setting = Setting(nodes, None, {})
+    assert shapes.least_circle(spec, setting, nodes) == most
+
+
+def test_a_circle_counts_only_those_that_it_is_asked_about() -> None:
+    setting = Setting(["n1", "n2", "n3", "n4"])
+    assert shapes.least_circle("", setting, ["n1", "n3", "n4"]) == 3
+    assert shapes.least_circle("one", setting, ["n1", "n3", "n4"]) == 2

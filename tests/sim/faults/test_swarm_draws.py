@@ -78,11 +78,39 @@ def test_nodes_that_a_protocol_cannot_do_without_are_not_damaged() -> None:
 def test_every_kind_shape_direction_and_variant_comes_up() -> None:
     labels = Counter(label(fault) for plan in many() for fault in plan.schedule)
     wanted = [name for name, kind in KINDS.items() if not kind.variants]
-    wanted += [f"{name} {variant}" for name, kind in KINDS.items() for variant in kind.variants]
+    usual = {name: kind for name, kind in KINDS.items() if not kind.lies}
+    wanted += [f"{name} {variant}" for name, kind in usual.items() for variant in kind.variants]
     wanted += [
         f"partition {name}:{way}" for name in shapes.names() if name != "grudge" for way in ("out", "in")
     ]
     assert not [name for name in wanted if not labels[name]]
+
+
+def liars() -> tuple[Plan, ...]:
+    """Plans of a protocol whose members may lie."""
+    return tuple(draw(seed, Options(protocol="bft", nodes=0)) for seed in range(1500))
+
+
+def test_where_members_may_lie_every_strategy_comes_up_and_liars_are_among_those_that_may_be_lost() -> None:
+    told: Counter[str] = Counter()
+    sizes: Counter[int] = Counter()
+    for plan in liars():
+        sizes[plan.nodes] += 1
+        lying = {fault.params["node"] for fault in plan.schedule if KINDS[fault.kind].lies}
+        lost = {
+            str(fault.params["node"])
+            for fault in plan.schedule
+            if (KINDS[fault.kind].damages and fault.params["node"] != "leader") or KINDS[fault.kind].lies
+        }
+        assert len(lying) <= (plan.nodes - 1) // 3
+        assert len(lost) <= {4: 1, 6: 2, 7: 2}[plan.nodes]
+        told.update(fault.params["variant"] for fault in plan.schedule if KINDS[fault.kind].lies)
+    assert set(told) == set(KINDS["byzantine"].variants)
+    assert sizes[4] > 3 * min(sizes[6], sizes[7]) > 0
+
+
+def test_nobody_lies_where_the_protocol_does_not_allow_for_it() -> None:
+    assert not [fault for plan in many() for fault in plan.schedule if KINDS[fault.kind].lies]
 
 
 def test_seeds_leave_out_kinds_so_that_the_others_meet() -> None:
@@ -111,3 +139,11 @@ def test_only_and_all_but_take_kinds_by_name() -> None:
     assert draw(1, Options(without=tuple(KINDS))).schedule == ()
     with pytest.raises(FaultError, match=r"no fault 'earthquake'\. Known: partition"):
         draw(1, Options(kinds=("earthquake",)))
+
+
+def test_themes_of_liars_keep_to_one_liar_and_come_up() -> None:
+    themed = [plan for plan in liars() if plan.load.pause == (40_000, 200_000)]
+    assert len(themed) > 20
+    for plan in themed:
+        assert len({fault.params["node"] for fault in plan.schedule if fault.kind == "byzantine"}) == 1
+        assert loads(dumps(plan)) == plan

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from consensus.bft.pacemaker import Pacemaker
+from consensus.bft.payload import Payloads
+from consensus.bft.tree import Placed, Tree
 from consensus.raft.leading import Leading
 from sim.virtual import plan
 from sim.virtual.world import LIVENESS, OK, World
@@ -29,3 +32,35 @@ def test_a_leader_that_commits_nothing_would_keep_a_healthy_majority_from_electi
     result = World(plan.loads(path.read_text(encoding="utf-8"))).run()
     assert result.outcome == LIVENESS
     assert "no progress" in result.text
+
+
+def test_a_snapshot_that_reached_the_kernel_may_stand_where_a_conflicting_tail_was_durable() -> None:
+    """n1 has a tail of term 1 on its disk, installs a snapshot of term 2 that ends in it, and is killed before the new segment
+    is synced, but not before the kernel has it. What comes back is right; the oracle held the old tail against it."""
+    path = Path(__file__).parent / "plans" / "conflicting-tail-under-a-snapshot-and-a-kill.json"
+    result = World(plan.loads(path.read_text(encoding="utf-8"))).run()
+    assert result.outcome == OK, result.text
+    assert result.marks["a snapshot is installed, and a conflicting tail goes"] >= 1
+
+
+def test_a_member_whose_batches_were_ordered_without_it_would_wait_for_them_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """n3 took requests while it was cut off, they were ordered without it, and it came back by the state of others: for it they
+    wait still, so that it gives up every round in which the others rest. Each of the three remedies alone makes it green."""
+
+    def commit(self: Tree, target: Placed) -> list[Placed]:
+        highest = self.last_index
+        path = right(self, target)
+        self.last_index = max(
+            highest, self.last_index
+        )  # what was in a block that a commit has ruled out still counts
+        return path
+
+    right = Tree.commit
+    monkeypatch.setattr(Tree, "commit", commit)
+    monkeypatch.setattr(Payloads, "stop_waiting", lambda self: None)
+    monkeypatch.setattr(Pacemaker, "was_hasty", lambda self: None)
+    path = Path(__file__).parent / "plans" / "bft-a-member-that-waits-for-what-is-ordered.json"
+    result = World(plan.loads(path.read_text(encoding="utf-8"))).run()
+    assert result.outcome == LIVENESS

@@ -1,0 +1,80 @@
+"""Themes for logs whose members may lie: a liar at work while the honest ones are at their weakest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from sim.faults.kind import Terrain
+from sim.faults.themes import Theme, crowd, hard_starts
+
+_EAGER: Final = {"pause": (40_000, 200_000), "beat": 0, "batch": 5, "window": 12, "sleep": 0.0}
+
+
+def _liar(theme: Theme, rng: Random, terrain: Terrain, begins: list[int], variants: tuple[str, ...]) -> str:
+    """A node that lies from the first window to the end of the last."""
+    node = rng.choice(terrain.liars or terrain.damageable)
+    theme.add(
+        "byzantine", begins[0], begins[-1] + 2_500_000 - begins[0], node=node, variant=rng.choice(variants)
+    )
+    return node
+
+
+def blackouts(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
+    """Everybody loses power again and again, while one node votes for everything and proposes everything."""
+    theme = Theme(load=dict(_EAGER), timing={"round": 60_000, "backoff_most": 400_000})
+    _liar(theme, rng, terrain, begins, ("equivocate", "stale", "replay", "hasty", "whimsical"))
+    for begin in begins:
+        for at in range(begin, begin + 2_000_000, 800_000):
+            theme.add(
+                "blackout", at + rng.randrange(300_000), rng.randrange(40_000, 200_000),
+                stagger=rng.choice((0, 20_000)),
+            )  # fmt: skip
+        theme.add(
+            "delay", begin, 2_300_000, links="all", rate=0.3, low=2_000, high=rng.choice((6_000, 40_000))
+        )
+    return theme
+
+
+def behind_a_liar(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
+    """Honest nodes come back far behind and ask for states, blocks and payload, a liar among others."""
+    theme = Theme(
+        load=dict(_EAGER),
+        timing={"snapshot_bytes": rng.choice((600, 1_500)), "mark_heights": 2, "turns": 4, "exile": 8},
+        weather={"bulk": rng.choice((10, 100_000)), "loss": 0.0},
+    )
+    liar = _liar(
+        theme, rng, terrain, begins, ("state liar", "bad payload", "forge", "lies about reads", "whimsical")
+    )
+    others = [node for node in terrain.nodes if node != liar]
+    for begin in begins:
+        behind = rng.choice(others)
+        theme.add("outage", begin, rng.randrange(500_000, 1_200_000), place=behind)
+        shape = rng.choice(("single-link", "one", "random-halves"))
+        theme.add("partition", begin + 1_000_000 + rng.randrange(400_000), 600_000, shape=shape)
+    return theme
+
+
+def forked_rounds(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
+    """Two blocks in a round, while the honest hear now one half of the others, now another, and lead in turn."""
+    theme = Theme(
+        load=dict(_EAGER), timing={"round": 60_000, "backoff_most": 400_000, "exile": 8, "turns": 4}
+    )
+    _liar(theme, rng, terrain, begins, ("equivocate", "fabulist", "stale", "late", "silent", "slow leader"))
+    for begin in begins:
+        theme.add("partition", begin, 2_200_000, shape="grudge", again=rng.randrange(60_000, 250_000))
+        theme.add("duplicate", begin, 2_200_000, links="all", rate=0.3, low=0, high=200_000)
+        theme.add(
+            "kill", begin + 300_000, 1_200_000, node="leader", times=2, rest=rng.randrange(30_000, 200_000)
+        )
+    return theme
+
+
+BFT_THEMES: Final[tuple[Callable[[Random, Terrain, list[int]], Theme], ...]] = (
+    blackouts,
+    behind_a_liar,
+    forked_rounds,
+    hard_starts,
+    crowd,
+)
