@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup drill test test-browser check format bench clean
+.PHONY: help setup native drill test test-browser check format bench clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /' | sort
@@ -17,12 +17,18 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,data]'
 	@$(BIN)/python -c 'import node.ranking; node.ranking.warm()'
+	@$(BIN)/python -m sim.native build --if-possible
 	@touch $@
 
 setup: $(READY) ## make the virtual environment
 
-drill: $(READY) ## the main job: cut the power of each domain in turn while a model learns, then check everything
-	$(BIN)/python scripts/drill.py run
+native: $(READY) ## compile the simulator's hot modules (again, after an edit); partition.py takes them by itself
+	$(BIN)/python -m sim.native build
+
+PROTOCOL ?= raft
+
+drill: $(READY) ## the main job: cut the power of each domain in turn while a model learns, then check everything (PROTOCOL=bft)
+	$(BIN)/python scripts/drill.py run --protocol $(PROTOCOL)
 
 test: $(READY) check ## lint, types, import rules, and all tests but the browser's
 	$(BIN)/pytest -m "not browser"

@@ -166,7 +166,7 @@ class Sessions:
         opening once more brings nothing about."""
         known = self.recall_opening(key, nonce)
         if known is not None:
-            sometimes("a session is opened again that is open, or under a nonce that its key has gone beyond")
+            sometimes("a session is opened again that is open, or under an old nonce")
             return known
         self._make_room()
         name = index * PLACES + place

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from node.io.config import PROTOCOLS
 from sim.bench import apply as apply_bench
 from sim.bench import check as check_bench
 from sim.bench.cluster import BenchError, measure_cluster
@@ -76,7 +77,8 @@ def apply_(interactions: int, batches: tuple[int, ...], seed: int, as_json: bool
 
 
 @main.command()
-@click.option("--nodes", default=3, type=click.IntRange(1, 7), show_default=True)
+@click.option("--protocol", default="raft", type=click.Choice(PROTOCOLS), show_default=True)
+@click.option("--nodes", type=click.IntRange(1, 10), help="default: 3 with raft, 4 with bft")
 @click.option(
     "--size",
     default=256,
@@ -101,13 +103,26 @@ def apply_(interactions: int, batches: tuple[int, ...], seed: int, as_json: bool
 )
 @click.option("--json", "as_json", is_flag=True)
 def cluster(
-    nodes: int, size: int, seconds: float, in_flight: tuple[int, ...], folder: Path | None, as_json: bool
+    protocol: str,
+    nodes: int | None,
+    size: int,
+    seconds: float,
+    in_flight: tuple[int, ...],
+    folder: Path | None,
+    as_json: bool,
 ) -> None:
     """Acknowledged updates a second and their latency: real processes, TLS, fsync, one session."""
+    nodes = nodes or (4 if protocol == "bft" else 3)
     say = Console(stderr=True).print
     try:
         result = measure_cluster(
-            nodes=nodes, size=size, seconds=seconds, in_flight=in_flight or (1, 1000), folder=folder, say=say
+            nodes=nodes,
+            protocol=protocol,
+            size=size,
+            seconds=seconds,
+            in_flight=in_flight or (1, 1000),
+            folder=folder,
+            say=say,
         )
     except (BenchError, ClusterError) as error:
         click.echo(json.dumps({"error": str(error)}) if as_json else f"bench: {error}", err=not as_json)
@@ -118,16 +133,20 @@ def cluster(
     show_environment(result["environment"])
     settings = result["settings"]
     console.print(
-        f"{settings['nodes']} nodes on loopback, mutual TLS, fsync before every acknowledgement, {settings['sessions']} "
-        f"session, values of {settings['value_bytes']} bytes; applying one costs {result['apply_us_per_update']} us",
+        f"{settings['nodes']} nodes ({settings['protocol']}) on loopback, mutual TLS, fsync before every acknowledgement, "
+        f"{settings['sessions']} session, values of {settings['value_bytes']} bytes; applying one costs "
+        f"{result['apply_us_per_update']} us",
         soft_wrap=True,
     )
     columns = (
-        "in flight", "updates/s", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "journal bytes/update", "updates/entry", "failed",
+        "in flight", "dark", "updates/signature", "updates/s", "p50 ms", "p99 ms", "p99.9 ms", "max ms",
+        "journal bytes/update", "updates/entry", "failed",
     )  # fmt: skip
     rows = [
         (
-            str(load["in_flight"]), f"{load['updates_per_s']:,.0f}", f"{load['p50_ms']:.2f}", f"{load['p99_ms']:.2f}",
+            str(load["in_flight"]), load["dark"] or "-",
+            f"{load['updates_per_signature']:.1f}" if load["bundle"] else "-",
+            f"{load['updates_per_s']:,.0f}", f"{load['p50_ms']:.2f}", f"{load['p99_ms']:.2f}",
             f"{load['p999_ms']:.2f}", f"{load['max_ms']:.1f}", f"{load['journal_bytes_per_update']:.0f}",
             f"{load['updates_per_entry']:.1f}", str(load["failed"]),
         )

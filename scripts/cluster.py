@@ -18,18 +18,18 @@ from typing import Any
 
 import click
 import trio
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from sim.local import layout, operate
+from consensus.core import EntryKind
+from node.io import config
+from node.sessions import SIGNED_COMMANDS, decode_block
+from sim.local import layout, operate, tables
 from sim.local.control import Control
 from sim.local.layout import FAILED, ClusterError
+from sim.local.supervisor import ALL
 
 DEFAULT_FOLDER = "clusters/default"
 INTERRUPTED = 130
-WIDTH = 130
-"""Least width of tables, in characters."""
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,20 +74,48 @@ def _say(as_json: bool, text: str) -> None:
 # ------------------------------------------------------------------------------------------------ life
 
 
+def with_protocol(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what orders the log of a cluster to be made."""
+    options = (
+        click.option(
+            "--protocol", type=click.Choice(config.PROTOCOLS), default=config.RAFT, show_default=True,
+            help="What orders the log.",
+        ),
+        click.option("--stop", type=click.IntRange(0), help="bft: how many nodes may stop  [default: (nodes - 1) / 3]"),
+        click.option("--lie", type=click.IntRange(0), help="bft: how many of those may lie  [default: all of them]"),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def shape_of(nodes: int | None, domains: int | None, protocol: str) -> tuple[int, int]:
+    """How many nodes over how many domains, where it is not said: 5 over 3 with Raft; with bft, which must stand the loss of a
+    domain as of so many nodes, 4, and a domain for each node."""
+    count = nodes if nodes is not None else 4 if protocol == config.BFT else 5
+    if domains is None:
+        domains = count if protocol == config.BFT else 3
+    return count, domains
+
+
 @cli.command()
 @click.argument("place", required=False, type=click.Path(path_type=Path), metavar="[FOLDER]")
-@click.option("--nodes", default=5, show_default=True, help="How many nodes.")
-@click.option("--domains", default=3, show_default=True, help="Over how many power domains.")
+@click.option("--nodes", type=int, help="How many nodes  [default: 5; with bft 4]")
+@click.option("--domains", type=int, help="Over how many power domains  [default: 3; with bft one a node]")
 @click.option("--machine", default="ranking", show_default=True, help="What the log drives: ranking or kv.")
+@with_protocol
 @click.option("--base-port", type=int, help="First of the consecutive ports to use  [default: free ones]")
 @click.option("--move", is_flag=True, help="Give an existing cluster, which is down, other ports.")
 @common
 def init(
     place: Path | None,
     folder: Path,
-    nodes: int,
-    domains: int,
+    nodes: int | None,
+    domains: int | None,
     machine: str,
+    protocol: str,
+    stop: int | None,
+    lie: int | None,
     base_port: int | None,
     move: bool,
     as_json: bool,
@@ -99,7 +127,15 @@ def init(
             raise ClusterError(f"{target}: the cluster is up; `down` first")
         cluster = layout.move_ports(target, base_port)
     else:
-        cluster = layout.create(target, nodes, domains, machine, base_port=base_port)
+        cluster = layout.create(
+            target,
+            *shape_of(nodes, domains, protocol),
+            machine,
+            base_port=base_port,
+            protocol=protocol,
+            stop=stop,
+            lie=lie,
+        )
     warnings = layout.warnings(cluster)
     _say(
         as_json,
@@ -123,9 +159,19 @@ def _warn(as_json: bool, warnings: list[str]) -> None:
 
 @cli.command()
 @click.argument("place", required=False, type=click.Path(path_type=Path), metavar="[FOLDER]")
-@click.option("--nodes", default=5, show_default=True, help="How many nodes, if the cluster is made.")
-@click.option("--domains", default=3, show_default=True, help="Over how many power domains, if it is made.")
+@click.option("--nodes", type=int, help="How many nodes, if the cluster is made  [default: 5; with bft 4]")
+@click.option(
+    "--domains",
+    type=int,
+    help="Over how many power domains, if it is made  [default: 3; with bft one a node]",
+)
 @click.option("--machine", default="ranking", show_default=True, help="ranking or kv, if it is made.")
+@with_protocol
+@click.option(
+    "--byzantine",
+    metavar="NODE:STRATEGY[,...]",
+    help="bft: who lies from now on, and how, such as 2:equivocate; `none`: nobody  [default: as before]",
+)
 @click.option("--base-port", type=int, help="First port, if it is made  [default: free ones]")
 @click.option(
     "--wait", type=click.FloatRange(0), default=operate.UP_SECONDS, show_default=True,
@@ -137,9 +183,13 @@ def _warn(as_json: bool, warnings: list[str]) -> None:
 def up(
     place: Path | None,
     folder: Path,
-    nodes: int,
-    domains: int,
+    nodes: int | None,
+    domains: int | None,
     machine: str,
+    protocol: str,
+    stop: int | None,
+    lie: int | None,
+    byzantine: str | None,
     base_port: int | None,
     wait: float,
     die_with_parent: bool,
@@ -147,11 +197,16 @@ def up(
     as_json: bool,
 ) -> dict[str, Any]:
     """Start a cluster (made first if there is none) and wait until a leader serves."""
+    count, over = shape_of(nodes, domains, protocol)
     result = operate.up(
         place or folder,
-        nodes=nodes,
-        domains=domains,
+        nodes=count,
+        domains=over,
         machine=machine,
+        protocol=protocol,
+        stop=stop,
+        lie=lie,
+        byzantine=byzantine,
         base_port=base_port,
         wait=wait,
         die_with_parent=die_with_parent,
@@ -164,7 +219,10 @@ def up(
             table.add_column(name)
         for node in result["nodes"]:
             table.add_row(node["node"], node["domain"], node["http"])
-        _print(table)
+        liars = ", ".join(f"{node['node']} ({node['lies']})" for node in result["nodes"] if node["lies"])
+        tables.show(table)
+        if liars:
+            click.echo(f"Liars: {liars}.")
         url = result["nodes"][0]["http"]
         if result["machine"] == "ranking":
             click.echo("Try:")
@@ -197,74 +255,12 @@ def status(links: bool, folder: Path, as_json: bool) -> dict[str, Any]:
     """Show domains, nodes, roles, how far each is, and whether their states agree."""
     result = operate.status(folder, links)
     if not as_json:
-        _print(_status_table(result))
+        tables.show(tables.status_table(result))
+        for words in tables.evidence(result):
+            click.echo(words)
         if links:
-            _print(_link_table(result["links"]))
+            tables.show(tables.link_table(result["links"]))
     return result
-
-
-def _print(table: Table) -> None:
-    console = Console()
-    # A cell broken over lines cannot be read or searched; a line that is too long can.
-    Console(width=max(console.width, WIDTH)).print(table)
-
-
-def _link_table(links: list[dict[str, Any]]) -> Table:
-    table = Table(title="links", title_justify="left")
-    for name in links[0]:
-        if name not in ("source", "target"):
-            table.add_column(name, justify="left" if name == "link" else "right")
-    for link in links:
-        row = {**link, "silent": "silent" if link["silent"] else "open"}
-        table.add_row(*(str(value) for name, value in row.items() if name not in ("source", "target")))
-    return table
-
-
-def _status_table(result: dict[str, Any]) -> Table:
-    table = Table(title=f"cluster {result['cluster']}", title_justify="left")
-    for name in (
-        "node",
-        "domain",
-        "power",
-        "pid",
-        "role",
-        "term",
-        "commit",
-        "applied",
-        "lag",
-        "digest",
-        "tier",
-        "age",
-    ):
-        table.add_column(
-            name, justify="right" if name in ("pid", "term", "commit", "applied", "lag", "age") else "left"
-        )
-    for name, node in result["nodes"].items():
-        power = "dark" if node["power"] == "dark" else "lit"
-        if result["domains"][node["domain"]]["silenced"]:
-            power += ", silenced"
-        said = node["status"]
-        row = [name, node["domain"], power, str(node["pid"] or "-")]
-        if said is None:
-            row += [node["phase"] if node["pid"] is None else "no answer", *["-"] * 7]
-        else:
-            age = "-" if said["age_us"] is None else f"{said['age_us'] / 1000:.0f} ms"
-            row += [
-                str(said["role"]) + (" QUARANTINED" if said["quarantined"] else ""),
-                str(said["term"]),
-                str(said["commit_index"]),
-                str(said["applied_index"]),
-                str(node["lag"]),
-                f"{_short(said['digest'])}@{said['digest_index']}",
-                str(said["tier"]),
-                age,
-            ]
-        table.add_row(*(Text(cell) for cell in row), style="dim" if said is None else None)
-    return table
-
-
-def _short(digest: Any) -> str:
-    return (digest.hex() if isinstance(digest, bytes) else str(digest))[:8] or "-"
 
 
 # ------------------------------------------------------------------------------------------------ faults
@@ -278,13 +274,14 @@ def _short(digest: Any) -> str:
 @click.option("--seed", type=int, help="Decides what becomes of unsynced bytes  [default: drawn]")
 @common
 def cut(domain: str, trap: bool, seed: int | None, folder: Path, as_json: bool) -> dict[str, Any]:
-    """Cut a domain's power: its links fall silent, its processes die, unsynced bytes are lost or torn."""
+    """Cut a domain's power (`all`: every domain's, at once): links fall silent, processes die, unsynced bytes are lost."""
     result = _call(folder, "cut", domain=domain, trap=trap, seed=seed)
     losses = result["losses"].values()
     dead = (result["dead_at"] - result["cut_at"]) / 1000
+    what = "every domain" if domain == ALL else f"domain {domain}"
     _say(
         as_json,
-        f"domain {domain} is dark: {', '.join(result['losses'])} (dead after {dead:.1f} ms, seed {result['seed']})",
+        f"{what} is dark: {', '.join(result['losses'])} (dead after {dead:.1f} ms, seed {result['seed']})",
     )
     found, dropped, torn = (
         sum(loss[key] for loss in losses) for key in ("unsynced_bytes", "dropped_bytes", "torn_bytes")
@@ -441,10 +438,16 @@ def logs(node: str | None, follow: bool, lines: int, folder: Path, as_json: bool
 
 
 @cli.command()
+@click.argument("proof", required=False, type=click.Path(path_type=Path), metavar="[PROOF]")
 @click.option("--live", is_flag=True, help="Audit a copy of a cluster that is up.")
 @common
-def verify(live: bool, folder: Path, as_json: bool) -> None:
-    """Audit the nodes' folders: do their logs agree, is anything corrupt or missing? Exit 1 if so."""
+def verify(proof: Path | None, live: bool, folder: Path, as_json: bool) -> dict[str, Any] | None:
+    """Audit the nodes' folders: do their logs agree, is anything corrupt or missing? Exit 1 if so.
+
+    With PROOF, a file with what a node of a bft cluster answers at /v1/proof?index=N: does it prove that this entry is final?
+    Only the committee and the public keys in the cluster's folder are used; no node is asked."""
+    if proof is not None:
+        return _verify_proof(folder, proof, as_json)
     report = operate.verify(folder, live)
     if as_json:
         click.echo(json.dumps(report.as_json()))
@@ -471,6 +474,30 @@ def verify(live: bool, folder: Path, as_json: bool) -> None:
         )
     if not report.passed:
         sys.exit(FAILED)
+    return None
+
+
+def _verify_proof(folder: Path, proof: Path, as_json: bool) -> dict[str, Any]:
+    shown = operate.verify_proof(folder, proof)
+    asked = [
+        {"session": group[1], "low": group[2], "seqs": group[3], "commands": [c.hex() for c in group[4]], "key": group[5].hex()}
+        for group in (decode_block(shown.payload) if shown.kind == EntryKind.BLOCK else [])
+        if group[0] == SIGNED_COMMANDS
+    ]  # fmt: skip
+    _say(
+        as_json,
+        f"FINAL: entry {shown.index}, in the block of round {shown.round}, by the commit of round {shown.committed_round}; "
+        f"the last certificate is signed by {', '.join(shown.signers)}",
+    )
+    for bundle in asked:
+        _say(
+            as_json,
+            f"  {len(bundle['seqs'])} commands of session {bundle['session']}, key {bundle['key'][:16]}...",
+        )
+    return {
+        "final": True, "index": shown.index, "round": shown.round, "block": shown.block.hex(),
+        "committed_round": shown.committed_round, "signers": list(shown.signers), "kind": shown.kind, "bundles": asked,
+    }  # fmt: skip
 
 
 def main() -> None:

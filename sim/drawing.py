@@ -34,8 +34,11 @@ def stream(seed: int, number: int) -> random.Random:
     return random.Random(f"{seed}/fault/{number}")
 
 
-def new_record(number: int, fault: FaultPlan, leader: str | None) -> dict[str, Any]:
-    """What a run's folder says of a fault, before anything has happened (docs/reference/run-folder.md has the keys)."""
+def new_record(
+    number: int, fault: FaultPlan, leader: str | None, quorum: bool | None = None
+) -> dict[str, Any]:
+    """What a run's folder says of a fault, before anything has happened (docs/reference/run-folder.md has the keys). `quorum`:
+    whether it leaves one; None: by majority."""
     return {
         "number": number,
         "label": f"fault {number}",
@@ -44,7 +47,7 @@ def new_record(number: int, fault: FaultPlan, leader: str | None) -> dict[str, A
         "leader": leader,
         "node": None,
         "pairs": [],
-        "progress": fault.progress and fault.quorum,
+        "progress": fault.progress and (fault.quorum if quorum is None else quorum),
         "until_us": None,
         "bit": False,
         "counts": {},
@@ -89,15 +92,16 @@ def domain_to_cut(
     leading: str | None,
     dark: Container[str],
     touched: Container[str],
+    spared: Container[str] = (),
 ) -> str:
     """The domain that a cut falls on. `leading`: the leader's; `dark`: those without power; `touched`: those that were cut
-    before. Raises Undrawable."""
+    before; `spared`: those that only a cut of them by name falls on. Raises Undrawable."""
     if cut.domain == "leader":
         if leading is None:
             raise Undrawable("no leader is known; the cut of its domain cannot be made")
         return leading
     if cut.domain == "untouched":
-        lit = [name for name in domains if name not in dark]
+        lit = [name for name in domains if name not in dark and name not in spared]
         if not lit:
             raise Undrawable("every domain is dark already; there is none to cut")
         fresh = [name for name in lit if name not in touched] or lit

@@ -5,25 +5,30 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from consensus.bft.committee import Committee, CommitteeError
+from sim.byzantine import naming
+from sim.byzantine.naming import LiarsError
 from sim.check.verdict import Requirements
+from sim.drawing import deal
 from sim.faults import shapes
+from sim.faults.shapes import Setting
+from sim.typed_table import ScenarioError as ScenarioError
+from sim.typed_table import read_table
 
 FOLDER: Final = Path(__file__).parent / "scenarios"
 
 MACHINES: Final = ("ranking", "kv")
+PROTOCOLS: Final = ("raft", "bft")
 ON_LINKS: Final = ("partition", "delay", "rate")
 ON_NODES: Final = ("pause", "kill")
 KINDS: Final = (*ON_LINKS, *ON_NODES)
 OUTSIDE: Final = "outside"
 """In a direction: whoever is no member."""
-
-
-class ScenarioError(ValueError):
-    """A scenario cannot be used; the text names the file, the key and what would be right."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -32,10 +37,40 @@ class ClusterShape:
 
     nodes: int = 5
     domains: int = 3
+    protocol: str = "raft"
+    """`raft` or `bft`."""
+    stop: int | None = None
+    """Of a BFT cluster: how many nodes may stop; None: (nodes - 1) / 3, rounded down."""
+    lie: int | None = None
+    """How many of those may lie; None: all."""
     timing: dict[str, int] = field(default_factory=dict)
     """Overrides of a node's [timing]."""
     storage: dict[str, int] = field(default_factory=dict)
     """Overrides of a node's [storage]."""
+
+    @property
+    def committee(self) -> Committee | None:
+        """Who orders the log; None where that is not a committee's affair. Raises CommitteeError."""
+        if self.protocol != "bft":
+            return None
+        most = (self.nodes - 1) // 3
+        stop = most if self.stop is None else self.stop
+        lie = min(most, stop) if self.lie is None else self.lie
+        return Committee("", 1, tuple(node_names(self.nodes)), stop, lie)
+
+
+def node_names(count: int) -> list[str]:
+    """What the nodes of a scenario are called."""
+    return [f"n{number}" for number in range(1, count + 1)]
+
+
+@dataclass(slots=True, frozen=True)
+class Liar:
+    """[[liars]]: a node that lies from the beginning to the end. With `protocol = "bft"` only."""
+
+    node: str
+    strategy: str
+    """One of `sim.byzantine.client_lies.STRATEGIES`; blanks may be written as hyphens."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -76,7 +111,7 @@ class PowerCut:
     dark_s: float
     domain: str
     """A domain's name; `leader`: the one that the leader is in; `untouched`: one that has not been cut yet,
-    the leader's last."""
+    the leader's last; `all`: every one at once. `leader` and `untouched` pass over the domains of liars."""
     trap: bool = False
     """Let the power fail exactly between a write and its fsync."""
     after_recovery: bool = True
@@ -119,6 +154,18 @@ class FaultPlan:
         if self.kind == "rate" or self.pairs:
             return False
         return self.kind != "partition" or shapes.parse(self.shape)[0].quorum
+
+    def leaves_quorum(self, shape: ClusterShape, liars: Collection[str] = ()) -> bool:
+        """The same for a cluster: of a committee, whether a quorum of honest members stays where each hears each."""
+        committee = shape.committee
+        if committee is None or not self.quorum:
+            return self.quorum
+        honest = [name for name in committee.members if name not in liars]
+        if self.kind in ON_NODES:
+            return len(honest) - 1 >= committee.quorum
+        cut = self.shape if self.kind == "partition" else ""
+        domains = deal(shape.nodes, shape.domains)
+        return shapes.least_circle(cut, Setting(committee.members, None, domains), honest) >= committee.quorum
 
 
 @dataclass(slots=True, frozen=True)
@@ -165,6 +212,7 @@ class Scenario:
     require: Requirements
     evaluate_last: int = 50_000
     """Interactions at the end of the replayed stream over which quality is measured."""
+    liars: tuple[Liar, ...] = ()
     compare_with_reference: bool = False
     """Hold quality against the published figures; only the whole MovieLens stream may."""
     seconds: float = 0.0
@@ -200,30 +248,35 @@ def load(name_or_path: str) -> Scenario:
 
 
 def _scenario(values: dict[str, Any], where: str, stem: str) -> Scenario:
-    cuts, faults = values.pop("cuts", []), values.pop("faults", [])
-    for name, tables in (("cuts", cuts), ("faults", faults)):
+    cuts, faults, liars = values.pop("cuts", []), values.pop("faults", []), values.pop("liars", [])
+    for name, tables in (("cuts", cuts), ("faults", faults), ("liars", liars)):
         if not isinstance(tables, list):
             raise ScenarioError(f"{where}: {name} must be tables written as [[{name}]]")
     required = values.pop("require", {})
-    if faults and not cuts and isinstance(required, dict):
+    if (faults or liars) and not cuts and isinstance(required, dict):
         required = {**_NO_CUTS, **required}
     parts = {
-        "cluster": _table(ClusterShape, values.pop("cluster", {}), f"{where}: [cluster]"),
-        "writes": _table(Writing, values.pop("writes", {}), f"{where}: [writes]"),
-        "rank": _table(Ranking, values.pop("rank", {}), f"{where}: [rank]"),
-        "workload": _table(Workload, values.pop("workload", {}), f"{where}: [workload]"),
-        "require": _table(Requirements, required, f"{where}: [require]"),
+        "cluster": read_table(ClusterShape, values.pop("cluster", {}), f"{where}: [cluster]"),
+        "writes": read_table(Writing, values.pop("writes", {}), f"{where}: [writes]"),
+        "rank": read_table(Ranking, values.pop("rank", {}), f"{where}: [rank]"),
+        "workload": read_table(Workload, values.pop("workload", {}), f"{where}: [workload]"),
+        "require": read_table(Requirements, required, f"{where}: [require]"),
         "cuts": tuple(
-            _table(PowerCut, cut, f"{where}: [[cuts]] number {place}") for place, cut in enumerate(cuts, 1)
+            read_table(PowerCut, cut, f"{where}: [[cuts]] number {place}")
+            for place, cut in enumerate(cuts, 1)
         ),
         "faults": tuple(
-            _table(FaultPlan, fault, f"{where}: [[faults]] number {place}")
+            read_table(FaultPlan, fault, f"{where}: [[faults]] number {place}")
             for place, fault in enumerate(faults, 1)
+        ),
+        "liars": tuple(
+            read_table(Liar, liar, f"{where}: [[liars]] number {place}")
+            for place, liar in enumerate(liars, 1)
         ),
     }
     values.setdefault("name", stem)
     values.setdefault("title", stem)
-    scenario: Scenario = _table(Scenario, {**values, **parts}, where)
+    scenario: Scenario = read_table(Scenario, {**values, **parts}, where)
     times = [cut.at_s for cut in scenario.cuts]
     if times != sorted(times):
         raise ScenarioError(f"{where}: [[cuts]] must stand in the order of at_s")
@@ -233,6 +286,8 @@ def _scenario(values: dict[str, Any], where: str, stem: str) -> Scenario:
             raise ScenarioError(
                 f"{where}: [{name}] any + bounded + linearizable must make 1, they make {shares:g}"
             )
+    _check_committee(scenario.cluster, where)
+    _check_liars(scenario, where)
     _check_workload(scenario, where)
     for place, fault in enumerate(scenario.faults, 1):
         _check_fault(fault, scenario, f"{where}: [[faults]] number {place}")
@@ -249,6 +304,37 @@ _NO_CUTS: Final = {
     "min_writes_per_s": 0,
 }
 """What is required of cuts in a scenario that has faults and no cuts."""
+
+
+def _check_committee(shape: ClusterShape, where: str) -> None:
+    if shape.protocol not in PROTOCOLS:
+        raise ScenarioError(
+            f"{where}: [cluster] protocol must be one of {', '.join(PROTOCOLS)}, not {shape.protocol!r}"
+        )
+    if shape.protocol == "raft":
+        if (shape.stop, shape.lie) != (None, None):
+            raise ScenarioError(f'{where}: [cluster] stop and lie go with protocol = "bft"')
+        return
+    try:
+        _ = shape.committee
+    except CommitteeError as error:
+        raise ScenarioError(f"{where}: [cluster] {error}") from None
+
+
+def _check_liars(scenario: Scenario, where: str) -> None:
+    committee = scenario.cluster.committee
+    strategies = {liar.node: liar.strategy for liar in scenario.liars}
+    try:
+        if len(strategies) < len(scenario.liars):
+            raise LiarsError("a node lies in one way; `whimsical` takes turns")
+        naming.check(strategies, _nodes(scenario), None if committee is None else committee.lie)
+    except LiarsError as error:
+        raise ScenarioError(f"{where}: [[liars]] {error}") from None
+    spared = {deal(scenario.cluster.nodes, scenario.cluster.domains)[node] for node in strategies}
+    if any(cut.domain == "untouched" for cut in scenario.cuts) and len(spared) == scenario.cluster.domains:
+        raise ScenarioError(
+            f"{where}: [[cuts]] of untouched domains pass over those of liars, and there is no other"
+        )
 
 
 def _check_workload(scenario: Scenario, where: str) -> None:
@@ -268,7 +354,7 @@ def _check_workload(scenario: Scenario, where: str) -> None:
 
 
 def _nodes(scenario: Scenario) -> list[str]:
-    return [f"n{number}" for number in range(1, scenario.cluster.nodes + 1)]
+    return node_names(scenario.cluster.nodes)
 
 
 _GOES_WITH: Final = {
@@ -318,8 +404,17 @@ def _check_fault(fault: FaultPlan, scenario: Scenario, where: str) -> None:
             )
 
 
+def leaves_quorum(fault: FaultPlan, scenario: Scenario) -> bool:
+    """Whether a fault leaves a quorum of that scenario's honest nodes, whatever is drawn."""
+    return fault.leaves_quorum(scenario.cluster, [liar.node for liar in scenario.liars])
+
+
 def _check_length(fault: FaultPlan, scenario: Scenario, where: str) -> None:
-    if fault.progress and fault.quorum and fault.for_s * 1000 <= scenario.require.max_progress_ms:
+    if (
+        fault.progress
+        and leaves_quorum(fault, scenario)
+        and fault.for_s * 1000 <= scenario.require.max_progress_ms
+    ):
         raise ScenarioError(
             f"{where}: for_s must be longer than [require] max_progress_ms ({scenario.require.max_progress_ms:g} ms), or nothing "
             "is shown by progress meanwhile; make it longer, or say progress = false"
@@ -343,47 +438,15 @@ def _check_order(faults: tuple[FaultPlan, ...], where: str) -> None:
         until[group] = (fault.at_s + fault.for_s, place)
 
 
-def _table(kind: type[Any], values: Any, where: str) -> Any:
-    if not isinstance(values, dict):
-        raise ScenarioError(f"{where} must be a table")
-    fields = {item.name: item for item in dataclasses.fields(kind)}
-    for key, value in values.items():
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(fields)}"
-            raise ScenarioError(f"{where}: unknown key {key!r}{hint}")
-        _check(fields[key].type, value, f"{where}: {key}")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    missing = [
-        name
-        for name, item in fields.items()
-        if name not in values
-        and item.default is dataclasses.MISSING
-        and item.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ScenarioError(f"{where}: missing {', '.join(missing)}")
-    return kind(**values)
-
-
-def _check(hint: Any, value: Any, where: str) -> None:
-    wanted: dict[str, tuple[type, ...]] = {
-        "int": (int,),
-        "float": (int, float),
-        "str": (str,),
-        "bool": (bool,),
-    }
-    if hint == "tuple[str, ...]":
-        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-            raise ScenarioError(f"{where} must be a list of texts, not {value!r}")
-        return
-    kinds = wanted.get(hint)
-    if kinds is None:
-        return
-    if not isinstance(value, kinds) or (isinstance(value, bool) and hint != "bool"):
-        raise ScenarioError(f"{where} must be of type {hint}, not {value!r}")
-    if isinstance(value, int | float) and not 0 <= value < 1e12:
-        raise ScenarioError(f"{where} must be a number from 0 on, not {value!r}")
+def with_protocol(scenario: Scenario, protocol: str) -> Scenario:
+    """The same on a cluster with another protocol. Raises ScenarioError if its nodes cannot run that."""
+    if protocol == scenario.cluster.protocol:
+        return scenario
+    shape = dataclasses.replace(scenario.cluster, protocol=protocol, stop=None, lie=None)
+    _check_committee(shape, scenario.name)
+    changed = dataclasses.replace(scenario, cluster=shape)
+    _check_liars(changed, scenario.name)
+    return changed
 
 
 def without_reference(scenario: Scenario) -> Scenario:

@@ -83,6 +83,8 @@ class Replayed:
     """None: no record of it; then it is the genesis block."""
     blocks: dict[bytes, Block] = field(default_factory=dict)
     batches: list[tuple[NodeId, int, bytes]] = field(default_factory=list)
+    lent: list[tuple[NodeId, int, bytes]] = field(default_factory=list)
+    """Batches that wait no more, and are only there for blocks that name them."""
     spoken: Spoken | None = None
     committed: bytes = b""
     checkpoints: list[bytes] = field(default_factory=list)
@@ -128,7 +130,9 @@ class Replayed:
         if base.height < (self.base or genesis).height:
             return
         if base.digest not in self.blocks and base.digest != (self.base or genesis).digest:
-            # A state was installed: which of the waiting batches it holds already nobody can tell (`Payloads.stop_waiting`).
+            # A state was installed: which of the batches it holds already nobody can tell (`Payloads.stop_waiting`). Later
+            # blocks may name them all the same.
+            self.lent += self.batches
             self.batches = []
         kept: dict[bytes, Block] = {}
         for digest, block in self.blocks.items():

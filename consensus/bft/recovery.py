@@ -72,6 +72,8 @@ def _rebuild(core: BftCore, replayed: Replayed) -> None:
     core.states.move_anchor(tree, tree.root)
     for author, kind, payload in replayed.batches:
         payloads.restore(author, kind, payload, 0)
+    for author, kind, payload in replayed.lent:
+        payloads.add(author, kind, payload, 0, asked=True)
     for block in replayed.blocks.values():
         parent = tree.get(block.parent.block)
         batches = [batch for batch in map(payloads.get, block.payload) if batch is not None]

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Final
 
+from node.io.client_bundles import Bundle, agreed
 from node.io.client_commands import Commands
 from node.io.client_link import Channel
 from node.io.client_pending import Pending
@@ -50,23 +51,6 @@ _NONCE_STEP: Final = 1 << 40
 """Some days, where nonces are microseconds."""
 
 
-class _Bundle:
-    """Commands under one signature."""
-
-    __slots__ = ("again_at", "asked", "attempts", "left", "message", "sent_at")
-
-    def __init__(self, message: SignedSubmit) -> None:
-        self.message = message
-        self.left = len(message.seqs)
-        """Commands in it that are not settled."""
-        self.attempts = 0
-        self.sent_at = 0.0
-        self.asked: dict[str, Channel] = {}
-        """Nodes that were sent it, and over which connection; cleared when all were."""
-        self.again_at: float | None = None
-        """When it is to be sent again whatever else; None: when it becomes stale."""
-
-
 class SignedWrites(Commands):
     """All commands of one client. Methods named `on_...` are called by the links; `flush` and `tick` by two tasks."""
 
@@ -91,8 +75,8 @@ class SignedWrites(Commands):
         self._rng = rng
         self._channels = channels
         self._events = events
-        self._bundles: dict[_Bundle, None] = {}
-        self._bundle_of: dict[int, _Bundle] = {}
+        self._bundles: dict[Bundle, None] = {}
+        self._bundle_of: dict[int, Bundle] = {}
         self._opening: dict[str, int | None] | None = None
         """Who was asked to open the session, and which one each says it is; None: nobody was asked."""
         self._too_low: dict[str, None] = {}
@@ -133,8 +117,8 @@ class SignedWrites(Commands):
         for bundle in self._make_bundles(batch):
             self._send(bundle, first, now)
 
-    def _make_bundles(self, batch: list[Pending]) -> list[_Bundle]:
-        made: list[_Bundle] = []
+    def _make_bundles(self, batch: list[Pending]) -> list[Bundle]:
+        made: list[Bundle] = []
         most = min(self._settings.bundle, _BUNDLE_COMMANDS)
         start = 0
         while start < len(batch):
@@ -149,20 +133,20 @@ class SignedWrites(Commands):
             start = end
         return made
 
-    def _bundle(self, part: list[Pending]) -> _Bundle:
+    def _bundle(self, part: list[Pending]) -> Bundle:
         assert self.session is not None
         low = next(iter(self._open)) - 1
         seqs, commands = [pending.seq for pending in part], [pending.command for pending in part]
         key = self._key
         signature = key.sign(submit_statement(self._cluster, self.session, low, seqs, commands))
-        bundle = _Bundle(SignedSubmit(self.session, low, seqs, commands, key.public, signature))
+        bundle = Bundle(SignedSubmit(self.session, low, seqs, commands, key.public, signature))
         self._bundles[bundle] = None
         self.signatures += 1
         for seq in seqs:
             self._bundle_of[seq] = bundle
         return bundle
 
-    def _send(self, bundle: _Bundle, channel: Channel, now: float) -> bool:
+    def _send(self, bundle: Bundle, channel: Channel, now: float) -> bool:
         sent = channel.put(bundle.message)
         open_ = self._open
         for seq in bundle.message.seqs:
@@ -183,7 +167,7 @@ class SignedWrites(Commands):
             self._send_later(bundle, now)
         return sent
 
-    def _send_later(self, bundle: _Bundle, now: float) -> None:
+    def _send_later(self, bundle: Bundle, now: float) -> None:
         settings = self._settings
         ceiling = (
             min(
@@ -193,7 +177,7 @@ class SignedWrites(Commands):
         )
         bundle.again_at = now + self._rng.uniform(0, ceiling)
 
-    def _send_again(self, bundle: _Bundle, channels: Iterable[Channel], why: str, now: float) -> None:
+    def _send_again(self, bundle: Bundle, channels: Iterable[Channel], why: str, now: float) -> None:
         for channel in channels:
             if self._send(bundle, channel, now):
                 self.resent += bundle.left
@@ -300,7 +284,7 @@ class SignedWrites(Commands):
             if pending is None:
                 continue  # what more nodes say than were needed
             word = (index, place, result, chain)
-            if need > 1 and not _agreed(pending, node, word, need):
+            if need > 1 and not agreed(pending, node, word, need):
                 continue
             del self._open[seq]
             self._leave_bundle(seq)
@@ -323,7 +307,7 @@ class SignedWrites(Commands):
             return
         code, node = message.code, channel.node
         word = f"{node}: {code_name(code)}: {message.reason}"
-        bundles: dict[_Bundle, None] = {}
+        bundles: dict[Bundle, None] = {}
         for seq in message.seqs:
             bundle = self._bundle_of.get(seq)
             if bundle is not None:
@@ -345,7 +329,7 @@ class SignedWrites(Commands):
             if bundle.left and bundle in self._bundles and bundle.again_at is None:
                 self._send_later(bundle, now)
 
-    def _judged(self, bundle: _Bundle, message: Refused, node: str, now: float) -> None:
+    def _judged(self, bundle: Bundle, message: Refused, node: str, now: float) -> None:
         """A node finds fault with commands of a bundle. Once so many do that one is honest, it is true, and can never have taken
         effect: whoever votes asks the same question of the same bytes."""
         refused = set(message.seqs)
@@ -354,7 +338,7 @@ class SignedWrites(Commands):
             for seq in bundle.message.seqs
             if seq in refused
             and (pending := self._open.get(seq)) is not None
-            and _agreed(pending, node, message.code, self._need)
+            and agreed(pending, node, message.code, self._need)
         ]
         if not found:
             return
@@ -511,13 +495,3 @@ class SignedWrites(Commands):
 
     def _nodes_that_opened(self) -> int:
         return sum(said is not None for said in (self._opening or {}).values())
-
-
-def _agreed(pending: Pending, node: str, word: Any, need: int) -> bool:
-    """Note what a node says became of a command (its latest word counts); whether `need` nodes now say that."""
-    said = pending.said
-    if said is None:
-        pending.said = {node: word}
-        return need <= 1
-    said[node] = word
-    return sum(bool(other == word) for other in said.values()) >= need

@@ -3,6 +3,9 @@
 The nodes talk to each other directly, without the relay of a drill. Updates are `put`s of the key-value machine with a value
 of the given size, really applied on every replica. The client is one process with one session and a closed loop: so
 many updates are in flight, and each acknowledgement lets the next one go. Load goes to loopback and stops by itself.
+
+With the BFT protocol the client signs what it sends, many updates under one signature where many wait. Two more loads follow
+then: with one node dark (stopped, so that nothing tells the others), and with a signature for every update.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import contextlib
 import os
 import platform
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -23,10 +27,12 @@ from typing import Any, Final
 
 import trio
 
-from node.io import certificates, config
+from node.io import certificates, config, keys
 from node.io.client import Client, open_client
 from node.io.client_pending import Pending
-from node.io.client_types import ClientError, Settings
+from node.io.client_signed import SignedWrites
+from node.io.client_types import ClientError, Settings, Signing
+from node.io.config import BFT, RAFT
 from node.io.disk import FileDisk
 from node.journal import Identity, Journal
 from node.kv import KvMachine, put
@@ -56,13 +62,21 @@ class Load:
     p999_ms: float
     max_ms: float
     failed: int
+    dark: str
+    """The node that was dark meanwhile; empty if none was."""
+    bundle: int
+    """Most updates under one signature; 0 where nothing is signed."""
+    updates_per_signature: float
     journal_bytes_per_update: float
-    """On the leader's disk, growth of journals and archives divided by updates."""
+    """On the leader's disk (bft: on that of the node that the client turns to), growth of journals and archives divided by
+    updates."""
     updates_per_entry: float
     """How many updates shared a log entry, warm-up included."""
 
 
-def write_cluster(folder: Path, nodes: int, settings: dict[str, dict[str, Any]]) -> tuple[config.Member, ...]:
+def write_cluster(
+    folder: Path, nodes: int, settings: dict[str, dict[str, Any]], protocol: str = RAFT
+) -> tuple[config.Member, ...]:
     """Make the folders of `nodes` nodes that reach each other directly."""
     cluster = certificates.new_cluster_id()
     certificates.create_authority(folder / "ca", cluster)
@@ -72,6 +86,13 @@ def write_cluster(folder: Path, nodes: int, settings: dict[str, dict[str, Any]])
         {"id": name, "domain": name.upper(), "address": f"{HOST}:{base + place}"}
         for place, name in enumerate(names)
     ]
+    if protocol == BFT:
+        settings = {**settings, "committee": {"key": "signing.pem"}}
+        for name, member in zip(names, members, strict=True):
+            key = keys.SigningKey()
+            (folder / name).mkdir(parents=True)
+            key.save(folder / name / "signing.pem")
+            member["key"] = key.public.hex()
     for place, name in enumerate(names):
         home = folder / name
         (home / "data").mkdir(parents=True)
@@ -85,6 +106,7 @@ def write_cluster(folder: Path, nodes: int, settings: dict[str, dict[str, Any]])
             "listen": f"{HOST}:{base + place}",
             "data": "data",
             "machine": "kv",
+            "protocol": protocol,
             "tls": {"ca": "../ca/ca.pem", "certificate": "cert.pem", "key": "key.pem"},
             "members": members,
             **settings,
@@ -166,59 +188,95 @@ def _disk_bytes(folder: Path) -> int:
     return total
 
 
+@dataclass(slots=True, frozen=True)
+class Plan:
+    """One load to come."""
+
+    in_flight: int
+    bundle: int = 4096
+    dark: bool = False
+
+
 async def _measure(
     folder: Path,
     members: tuple[config.Member, ...],
-    loops: list[int],
+    running: list[NodeProcess],
+    plans: list[Plan],
     size: int,
     seconds: float,
+    protocol: str,
     say: Callable[[str], None],
 ) -> list[Load]:
-    tls = config.TlsFiles(folder / "ca/ca.pem", folder / "client/cert.pem", folder / "client/key.pem")
-    cluster = (folder / "cluster").read_text(encoding="utf-8")
     value = os.urandom(size)
     commands = [put(b"key-%010d" % number, value) for number in range(KEYS)]
     loads = []
+    for plan in plans:
+        words = f"{plan.in_flight} in flight for {seconds:g} s"
+        words += ", one node dark" if plan.dark else ""
+        say(words + (", a signature for each" if plan.bundle == 1 else ""))
+        loads.append(await _one_load(folder, members, running, plan, commands, seconds, protocol))
+    return loads
+
+
+async def _one_load(
+    folder: Path,
+    members: tuple[config.Member, ...],
+    running: list[NodeProcess],
+    plan: Plan,
+    commands: list[bytes],
+    seconds: float,
+    protocol: str,
+) -> Load:
+    tls = config.TlsFiles(folder / "ca/ca.pem", folder / "client/cert.pem", folder / "client/key.pem")
+    signing = Signing((len(members) - 1) // 3) if protocol == BFT else None
+    dark = ""
     async with open_client(
-        members, tls, cluster=cluster, name="bench", settings=Settings(window=8192)
-    ) as client:
+        members, tls, cluster=(folder / "cluster").read_text(encoding="utf-8"), name="bench",
+        settings=Settings(window=8192, bundle=plan.bundle), signing=signing,
+    ) as client:  # fmt: skip
         await client.wait_connected(leader=True, timeout_s=START_S)
-        for in_flight in loops:
-            say(f"{in_flight} in flight for {seconds:g} s")
-            leader = client.leader or members[0].id
-            before, entries = (
-                _disk_bytes(folder / leader / "data"),
-                (await client.status(leader))["commit_index"],
-            )
-            updates_before = (await client.status(leader))["commands_applied"]
+        asked = client.leader or members[0].id
+        if plan.dark:
+            # Not the one that the client speaks to: what is measured is the committee, not a client's patience.
+            place = next(place for place, member in enumerate(members) if member.id != asked)
+            dark = members[place].id
+            os.kill(running[place].pid, signal.SIGSTOP)
+        try:
+            before = await client.status(asked)
+            bytes_before = _disk_bytes(folder / asked / "data")
+            signatures = client.writes.signatures if isinstance(client.writes, SignedWrites) else 0
             latencies, failed, took = await closed_loop(
-                client, in_flight, seconds, min(2.0, seconds / 3), commands
+                client, plan.in_flight, seconds, min(2.0, seconds / 3), commands
             )
             if not latencies:
                 raise BenchError("no update was acknowledged")
-            status = await client.status(leader)
-            applied = max(status["commands_applied"] - updates_before, 1)
-            latencies.sort()
+            after = await client.status(asked)
+            signed = client.writes.signatures - signatures if isinstance(client.writes, SignedWrites) else 0
+        finally:
+            if dark:
+                os.kill(running[place].pid, signal.SIGCONT)
+    applied = max(after["commands_applied"] - before["commands_applied"], 1)
+    latencies.sort()
 
-            def at(share: float, values: list[float] = latencies) -> float:
-                return round(values[min(len(values) - 1, int(share * len(values)))], 3)
+    def at(share: float) -> float:
+        return round(latencies[min(len(latencies) - 1, int(share * len(latencies)))], 3)
 
-            loads.append(
-                Load(
-                    in_flight,
-                    took,
-                    len(latencies),
-                    round(len(latencies) / took, 1),
-                    at(0.5),
-                    at(0.99),
-                    at(0.999),
-                    round(latencies[-1], 3),
-                    failed,
-                    round((_disk_bytes(folder / leader / "data") - before) / applied, 1),
-                    round(applied / max(status["commit_index"] - entries, 1), 1),
-                )
-            )
-    return loads
+    return Load(
+        plan.in_flight,
+        took,
+        len(latencies),
+        round(len(latencies) / took, 1),
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        round(latencies[-1], 3),
+        failed,
+        dark,
+        plan.bundle if signing is not None else 0,
+        round(applied / signed, 1) if signed else 0.0,
+        round((_disk_bytes(folder / asked / "data") - bytes_before) / applied, 1),
+        round(applied / max(after["commit_index"] - before["commit_index"], 1), 1),
+    )
 
 
 def apply_cost_us(size: int, count: int = 50_000) -> float:
@@ -236,6 +294,7 @@ def apply_cost_us(size: int, count: int = 50_000) -> float:
 def measure_cluster(
     *,
     nodes: int = 3,
+    protocol: str = RAFT,
     size: int = 256,
     seconds: float = 8.0,
     in_flight: tuple[int, ...] = (1, 1000),
@@ -243,15 +302,18 @@ def measure_cluster(
     say: Callable[[str], None] = lambda words: None,
 ) -> dict[str, Any]:
     """Start a cluster, put it under load, take it down. Raises BenchError, ClusterError."""
+    plans = [Plan(count) for count in in_flight]
+    if protocol == BFT:
+        plans += [Plan(max(in_flight), dark=True), Plan(max(in_flight), bundle=1)]
     home = Path(tempfile.mkdtemp(prefix="ridethrough-bench-", dir=folder))
     # Archives keep every byte written, so that bytes can be counted; no snapshot falls into the measurement otherwise.
     settings: dict[str, dict[str, Any]] = {"storage": {"archive": True}, "log": {"level": "warning"}}
     try:
-        members = write_cluster(home, nodes, settings)
+        members = write_cluster(home, nodes, settings, protocol)
         with processes(home, members) as running:
             say(f"starting {nodes} nodes")
             try:
-                loads = trio.run(_measure, home, members, list(in_flight), size, seconds, say)
+                loads = trio.run(_measure, home, members, running, plans, size, seconds, protocol, say)
             except ClientError as error:
                 words = "; ".join(
                     f"{member.id}: {' '.join(p.tail())}" for member, p in zip(members, running, strict=True)
@@ -262,7 +324,7 @@ def measure_cluster(
     return {
         "environment": {**environment(), "cores": os.cpu_count(), "trio": metadata.version("trio"),
                         "load": [round(load, 2) for load in os.getloadavg()], "node": platform.node() and "loopback"},
-        "settings": {"nodes": nodes, "value_bytes": size, "durable": True, "tls": True, "sessions": 1,
+        "settings": {"nodes": nodes, "protocol": protocol, "value_bytes": size, "durable": True, "tls": True, "sessions": 1,
                      "machine": "kv", "timing": asdict(config.Timing()), "storage": "archive on, no power marks"},
         "apply_us_per_update": apply_cost_us(size),
         "loads": [asdict(load) for load in loads],

@@ -12,6 +12,7 @@ from consensus.core import NodeId
 from node.protocol import Answer, Chunk, Code, DigestReport, Outcome, QueryRefused, Refused, SessionOpened
 from sim.byzantine.strategies import ORDERING, Whimsical
 from sim.byzantine.strategy import Send, Strategy
+from sim.byzantine.timeout_lies import ForgeTimeouts
 
 
 class LiesToClients(Strategy):
@@ -141,7 +142,7 @@ class LiesAboutReads(Strategy):
 class AnyLie(Whimsical):
     """Each moment another of all strategies."""
 
-    of = (*ORDERING, LiesToClients, StateLiar, LiesAboutReads)
+    of = (*ORDERING, LiesToClients, StateLiar, LiesAboutReads, ForgeTimeouts)
 
 
 _KINDS: Final[tuple[type[Strategy], ...]] = (*AnyLie.of, AnyLie)

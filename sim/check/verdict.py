@@ -353,9 +353,17 @@ def sentence(verdict: Mapping[str, Any]) -> str:
         return _sentence_of_faults(verdict)
     unanswered = verdict["rank_requests_failed"]
     ranked = "every one" if not unanswered else f"all but {unanswered:,}"
+    power = f"he power went out {cuts} time{'s' if cuts != 1 else ''}"
+    lies = [
+        f"{liar['node']} lied {sum(liar['lies'].values()):,} times ({liar['strategy']})"
+        for liar in verdict.get("liars", ())
+    ]
+    happened = (
+        f"Although {' and '.join([*lies, *([f't{power}'] if cuts else [])])}," if lies else f"T{power};"
+    )
     return (
-        f"The power went out {cuts} time{'s' if cuts != 1 else ''}; all {writes:,} acknowledged updates are still there, "
-        f"and {ranked} of {asked:,} rank requests was answered by a live model."
+        f"{happened} all {writes:,} acknowledged updates are still there, and {ranked} of {asked:,} rank requests was answered "
+        "by a live model."
     )
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from sim import native
+from sim.explore import spawned
 from sim.explore.request import Request
 from sim.explore.sources import fingerprint
-from sim.explore.worker import begin
 
 PATIENCE: Final = "10s"
 """With a scheduler that does not answer."""
@@ -55,14 +57,16 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def processes(jobs: int, request: Request) -> Iterator[Engine]:
-    """Processes of this machine. They end with the block, within a seed's time."""
+def processes(jobs: int, request: Request, method: str = "") -> Iterator[Engine]:
+    """Processes of this machine. They end with the block, within a seed's time. `method`: how they are started, `fork` or
+    `spawn`."""
     # Forked, so that they have what was brought along already; nothing here has started a thread yet.
-    context = multiprocessing.get_context(
-        "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    )
+    usual = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    context: Any = multiprocessing.get_context(method or usual)
     stop = context.Event()
-    executor = ProcessPoolExecutor(jobs, context, begin, (stop, request))
+    executor = ProcessPoolExecutor(
+        jobs, context, spawned.begin, (stop, native.active(), pickle.dumps(request))
+    )
     try:
         with _deaf_to_interrupts():
             executor.submit(os.getpid).result()

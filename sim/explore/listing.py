@@ -25,12 +25,17 @@ def _first_line(kind: type[Oracle]) -> str:
 
 
 def _oracles() -> dict[str, str]:
-    return {kind.name: _first_line(kind) for kind in (*STANDARD, *subjects.protocol("raft").oracles)}
+    own = [kind for name in ("raft", "bft") for kind in subjects.protocol(name).oracles]
+    return {kind.name: _first_line(kind) for kind in (*STANDARD, *own)}
 
 
 def _protocols() -> dict[str, str]:
     bring = "a class `Class(node, members, rng)` that meets consensus.core.Core, or a sim.virtual.subjects.ProtocolSubject"
-    return {"raft": "the shipped Raft with its default timers", "module:Class": bring}
+    return {
+        "raft": "the shipped Raft with its default timers",
+        "bft": "the shipped BFT log, with signed requests and nodes that lie",
+        "module:Class": bring,
+    }
 
 
 def _machines() -> dict[str, str]:

@@ -1,11 +1,12 @@
 """Mutants: the project's own source with one safeguard taken out, each a difference that is kept with the tests.
 
-The catalogue `tests/mutants/FAMILY/*.toml` has tables `[[mutant]]`: `name`, `removes` (the safeguard, in words), `bug` (the
+The catalogue `tests/mutants/PROTOCOL/*.toml` has tables `[[mutant]]`: `name`, `removes` (the safeguard, in words), `bug` (the
 real one that it stands for, or the rule's source), and either `file`, `old`, `new` or a list `edit` of such tables. `old`
 must stand in the file exactly once. `purpose` says what the safeguard is for: `safety`, or `liveness`, and only then a
 stuck run counts as caught. `mark` names the sometimes-mark in its branch. `focus` names a table in `focus.toml` that
-narrows what is drawn, for a mutant that needs rare circumstances. A mutant of the harness (family `harness`) says in
-`check` what must go red by it; see `sim.explore.mutants_check`.
+narrows what is drawn, for a mutant that needs rare circumstances, or says by which other instrument than the campaign of
+`explore` it is run (`instrument`: twins, byzzfuzz). A mutant of the harness (family `harness`, in
+`tests/mutants/harness/PROTOCOL`) says in `check` what must go red by it; see `sim.explore.mutants_check`.
 
 This module imports nothing that a mutant may change: see `sim.explore.mutants_import`.
 """
@@ -21,11 +22,16 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CATALOGUE: Final = ROOT / "tests" / "mutants"
-PROTOCOLS: Final = ("raft",)
+PROTOCOLS: Final = ("raft", "bft")
 SAFETY, LIVENESS = "safety", "liveness"
 CORE, HARNESS = "core", "harness"
+EXPLORE, TWINS, BYZZFUZZ = "explore", "twins", "byzzfuzz"
+INSTRUMENTS: Final = (EXPLORE, TWINS, BYZZFUZZ)
 _FOCUS: Final = (
     "title",
+    "instrument",
+    "shape",
+    "nodes",
     "times",
     "kinds",
     "without",
@@ -74,7 +80,7 @@ class Mutant:
     family: str
     """`core`: a safeguard of the protocol, the journal, the replica; `harness`: an ability of the harness itself."""
     protocol: str
-    """Whose campaign it belongs to; `any` for the harness."""
+    """Whose campaign it belongs to."""
     removes: str
     bug: str
     edits: tuple[Edit, ...]
@@ -103,8 +109,8 @@ def load(protocol: str = "raft") -> dict[str, Mutant]:
         raise MutantError(f"no mutants of protocol {protocol!r}; there are some of {', '.join(PROTOCOLS)}")
     found: dict[str, Mutant] = {}
     known = focuses(protocol)
-    for folder, family in ((protocol, CORE), (HARNESS, HARNESS)):
-        for path in sorted((CATALOGUE / folder).glob("[0-9]*.toml")):
+    for folder, family in ((CATALOGUE / protocol, CORE), (CATALOGUE / HARNESS / protocol, HARNESS)):
+        for path in sorted(folder.glob("[0-9]*.toml")):
             for mutant in _read(path, family, protocol):
                 if mutant.name in found:
                     raise MutantError(f"{path.name}: there are two mutants {mutant.name!r}")
@@ -119,13 +125,16 @@ def load(protocol: str = "raft") -> dict[str, Mutant]:
     return found
 
 
-def pick(names: Sequence[str], protocol: str = "raft") -> list[Mutant]:
-    """The mutants of these names. Raises MutantError."""
-    known = load(protocol)
+def pick(names: Sequence[str], protocol: str = "") -> list[Mutant]:
+    """The mutants of these names, of one protocol's campaign or (not given) of any. Raises MutantError."""
+    known = {
+        name: mutant for one in ([protocol] if protocol else PROTOCOLS) for name, mutant in load(one).items()
+    }
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else "; `partition.py mutants --list` names them"
+            asked = f"mutants --protocol {protocol} --list" if protocol else "mutants --list"
+            hint = f"; did you mean {near[0]!r}?" if near else f"; `partition.py {asked}` names them"
             raise MutantError(f"no mutant {name!r}{hint}")
     return [known[name] for name in names]
 
@@ -141,7 +150,21 @@ def focuses(protocol: str = "raft") -> dict[str, dict[str, Any]]:
         stray = sorted(set(focus) - set(_FOCUS))
         if stray:
             raise MutantError(f"{path.name}: {name}: unknown key {stray[0]!r}; known: {', '.join(_FOCUS)}")
+        if instrument_of(focus) not in INSTRUMENTS:
+            raise MutantError(
+                f"{path.name}: {name}: no instrument {instrument_of(focus)!r}; there are {', '.join(INSTRUMENTS)}"
+            )
     return found
+
+
+def focus_of(protocol: str, name: str) -> dict[str, Any]:
+    """A focus by its name; empty for that of an empty name, the general campaign. Raises MutantError."""
+    return focuses(protocol)[name] if name else {}
+
+
+def instrument_of(focus: dict[str, Any]) -> str:
+    """What runs the plans of a focus: `explore`, `twins` or `byzzfuzz`."""
+    return str(focus.get("instrument", EXPLORE))
 
 
 def _read(path: Path, family: str, protocol: str) -> list[Mutant]:
@@ -181,7 +204,7 @@ def _one(row: dict[str, Any], where: str, family: str, protocol: str) -> Mutant:
             f"{where}: a mutant of the harness needs check: bite (with label), or caught or by with a witness"
         )
     return Mutant(
-        row["name"], family, "any" if family == HARNESS else protocol, row["removes"], row["bug"], edits, kind,
+        row["name"], family, protocol, row["removes"], row["bug"], edits, kind,
         row.get("mark", ""), focus, row.get("witness", ""), check, row.get("label", ""),
     )  # fmt: skip
 

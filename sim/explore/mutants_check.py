@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sim.explore.mutants import Mutant, pick
-from sim.explore.mutants_run import Finding, Terms, seeds
+from sim.explore.mutants import Mutant, focus_of, pick
+from sim.explore.mutants_run import Finding, Terms, seeds, times
 from sim.explore.mutants_worker import counts
 
 ENOUGH: Final = 3
@@ -46,13 +46,15 @@ def run_harness_mutant(mutant: Mutant, terms: Terms) -> Finding:
     witness = pick([mutant.witness])[0] if mutant.witness else None
     names = [witness.name] if witness else []
     focus = witness.focus if witness else mutant.focus
+    most = min(MOST, terms.seeds) * times(focus_of(mutant.protocol, focus))
     sound: list[bool] = []
-    for row in seeds(names, focus, terms.first, min(MOST, terms.seeds), budget=terms.budget / 2):
+    for row in seeds(mutant.protocol, names, focus, terms.first, most, budget=terms.budget / 2):
         sound.append(shows(mutant, witness, row))
         if sum(sound) >= ENOUGH and len(sound) >= 10:
             break
     blind = [
-        shows(mutant, witness, row) for row in seeds([mutant.name, *names], focus, terms.first, len(sound))
+        shows(mutant, witness, row)
+        for row in seeds(mutant.protocol, [mutant.name, *names], focus, terms.first, len(sound))
     ]
     finding.seeds = len(blind)
     lost = [place for place, seen in enumerate(sound) if seen and not blind[place]]

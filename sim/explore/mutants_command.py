@@ -14,8 +14,19 @@ from typing import Any, Final
 
 import click
 
+from sim.explore import mutants_lockstep
 from sim.explore import mutants_table as tables
-from sim.explore.mutants import PROTOCOLS, ROOT, MutantError, focuses, load, pick, show
+from sim.explore.mutants import (
+    EXPLORE,
+    PROTOCOLS,
+    ROOT,
+    MutantError,
+    focus_of,
+    instrument_of,
+    load,
+    pick,
+    show,
+)
 from sim.explore.mutants_run import Control, Finding, Terms, campaign
 from sim.explore.mutants_worker import plan_of
 
@@ -31,7 +42,9 @@ def _fail(text: str, as_json: bool) -> None:
 
 
 @click.command("mutants")
-@click.option("--protocol", type=click.Choice(PROTOCOLS), default="raft", show_default=True)
+@click.option(
+    "--protocol", type=click.Choice(PROTOCOLS), default="raft", show_default=True, help="whose mutants"
+)
 @click.option("--only", "names", multiple=True, metavar="NAME", help="only this mutant; may be repeated")
 @click.option(
     "--list", "list_only", is_flag=True, help="name the mutants with what each removes, and run nothing"
@@ -137,10 +150,11 @@ def mutable(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def rerun(names: tuple[str, ...], what: str, argv: list[str]) -> int:
-    """Run a command line (script first) as these mutants, without its `--mutant`s; the exit code. Raises MutantError."""
+    """Run a command line (script first) as these mutants, without its `--mutant`s; the exit code. A seed that the table ran with
+    twins or with ByzzFuzz is played again by their commands. Raises MutantError."""
     chosen = pick(names)
-    core = next((mutant for mutant in chosen if mutant.family == "core"), None)
-    focus = (core or chosen[0]).focus
+    known = next((mutant for mutant in chosen if mutant.family == "core"), chosen[0])
+    focus = focus_of(known.protocol, known.focus)
     rest: list[str] = []
     skip = False
     for word in argv[1:]:
@@ -149,12 +163,19 @@ def rerun(names: tuple[str, ...], what: str, argv: list[str]) -> int:
         elif not word.startswith("--mutant="):
             rest.append(word)
     with tempfile.TemporaryDirectory() as folder:
-        if what.isdecimal():
-            path = Path(folder) / f"seed-{what}.json"
-            path.write_text(plan_text(focus, int(what)), encoding="utf-8")
-            rest[rest.index(what)] = str(path)
-        if not any(word.startswith("--on-crash") for word in rest):
-            rest += ["--on-crash", "go-on"]
+        if instrument_of(focus) != EXPLORE:
+            if rest[:1] != ["replay"] or not what.isdecimal():
+                raise MutantError(
+                    f"{known.name} is run by {instrument_of(focus)}, which has no plans: only `replay SEED` can be asked for"
+                )
+            rest = mutants_lockstep.words(focus, int(what)) + ["--json"] * ("--json" in rest)
+        else:
+            if what.isdecimal():
+                path = Path(folder) / f"seed-{what}.json"
+                path.write_text(plan_text(known.protocol, focus, int(what)), encoding="utf-8")
+                rest[rest.index(what)] = str(path)
+            if not any(word.startswith("--on-crash") for word in rest):
+                rest += ["--on-crash", "go-on"]
         command = [
             sys.executable,
             "-m",
@@ -170,8 +191,8 @@ def rerun(names: tuple[str, ...], what: str, argv: list[str]) -> int:
     return code
 
 
-def plan_text(focus: str, seed: int) -> str:
+def plan_text(protocol: str, focus: dict[str, Any], seed: int) -> str:
     """The plan that the table runs for a seed, as JSON text."""
     from sim.virtual import plan as plans
 
-    return plans.dumps(plan_of(focuses()[focus] if focus else {}, seed)) + "\n"
+    return plans.dumps(plan_of(focus, seed, protocol)) + "\n"

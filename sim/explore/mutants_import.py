@@ -33,6 +33,9 @@ class _Loader(importlib.machinery.SourceFileLoader):
 class Finder(importlib.abc.MetaPathFinder):
     """Finds the modules that mutants change, and no others."""
 
+    changes_sources = True
+    """Compiled modules would hide the change: `sim.native.use` leaves them aside."""
+
     def __init__(self, mutants: Sequence[Mutant]) -> None:
         """Raises MutantError if a mutant no longer fits the source."""
         self._texts = {_module(file): (str(ROOT / file), text) for file, text in mutate(mutants).items()}
@@ -57,12 +60,12 @@ def _module(file: str) -> str:
     return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def activate(*names: str, protocol: str = "raft") -> Finder | None:
+def activate(*names: str) -> Finder | None:
     """Make this process these mutants; no names: nothing happens. Raises MutantError if one does not exist or no longer fits, or
     if a module that it changes has been imported already."""
     if not names:
         return None
-    finder = Finder(pick(names, protocol))
+    finder = Finder(pick(names))
     for module in finder.modules:
         if module in sys.modules:
             raise MutantError(

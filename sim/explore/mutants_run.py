@@ -18,7 +18,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_complete
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sim.explore.mutants import CORE, ROOT, SAFETY, Mutant, MutantError, focuses, load, pick
+from sim.explore.mutants import CORE, ROOT, SAFETY, Mutant, MutantError, focus_of, load, pick
 from sim.explore.mutants_worker import counts
 from sim.explore.statistics import wilson
 
@@ -37,9 +37,14 @@ class Terms:
     budget: float = 120.0
     """Seconds for each mutant."""
 
-    def most(self, focus: str) -> int:
-        """Most seeds for a mutant of this focus: `times` as many where seeds are cheap."""
-        return self.seeds * int(focuses()[focus].get("times", 1)) if focus else self.seeds
+    def most(self, mutant: Mutant) -> int:
+        """Most seeds for a mutant: more where its focus says that seeds are cheap."""
+        return self.seeds * times(focus_of(mutant.protocol, mutant.focus))
+
+
+def times(focus: dict[str, Any]) -> int:
+    """How many times as many seeds a focus is given."""
+    return int(focus.get("times", 1))
 
 
 @dataclass(slots=True)
@@ -143,6 +148,7 @@ class Control:
 
 
 def seeds(
+    protocol: str,
     names: Sequence[str],
     focus: str,
     first: int,
@@ -154,8 +160,8 @@ def seeds(
     """Run seeds in a fresh process as these mutants (none: the control). Ends early when `budget` seconds are over. Raises
     MutantError."""
     order = {
-        "mutants": list(names), "focus": focuses()[focus] if focus else {}, "first": first, "count": count, "stop": stop,
-        "purpose": purpose, "patience": PATIENCE,
+        "protocol": protocol, "mutants": list(names), "focus": focus_of(protocol, focus), "first": first, "count": count,
+        "stop": stop, "purpose": purpose, "patience": PATIENCE,
     }  # fmt: skip
     command = [sys.executable, "-m", "sim.explore.mutants_worker"]
     worker = subprocess.Popen(
@@ -206,25 +212,27 @@ def _pump(stream: Any, lines: queue.SimpleQueue[str]) -> None:
 def run_mutant(mutant: Mutant, terms: Terms) -> Finding:
     """Run a mutant of the core until it was caught `stop` times."""
     finding = Finding(mutant)
+    most = terms.most(mutant)
     for row in seeds(
+        mutant.protocol,
         [mutant.name],
         mutant.focus,
         terms.first,
-        terms.most(mutant.focus),
+        most,
         terms.stop,
         mutant.purpose,
         terms.budget,
     ):
         finding.take(row)
-    enough = finding.seeds >= terms.most(mutant.focus) or (terms.stop and finding.detections >= terms.stop)
+    enough = finding.seeds >= most or (terms.stop and finding.detections >= terms.stop)
     finding.truncated = not enough
     return finding
 
 
-def run_control(focus: str, first: int, count: int) -> Control:
+def run_control(focus: str, first: int, count: int, protocol: str = "raft") -> Control:
     """Run the unmutated tree on the seeds that a focus was run on."""
     control = Control(focus)
-    for row in seeds([], focus, first, count):
+    for row in seeds(protocol, [], focus, first, count):
         control.seeds += 1
         control.details.update(row["details"])
         if row["outcome"] != "ok":
@@ -240,6 +248,7 @@ class Table:
     findings: list[Finding]
     controls: list[Control]
     seconds: float
+    protocol: str = "raft"
 
     @property
     def green(self) -> bool:
@@ -275,14 +284,14 @@ def campaign(
             finding = done.result()
             findings[finding.mutant.name] = finding
             told(finding)
-        for control in _controls(pool, list(findings.values()), terms):
+        for control in _controls(pool, list(findings.values()), terms, protocol):
             controls.append(control)
             told(control)
     ordered = [findings[mutant.name] for mutant in chosen]
-    return Table(terms, ordered, controls, time.monotonic() - began)
+    return Table(terms, ordered, controls, time.monotonic() - began, protocol)
 
 
-def _controls(pool: Executor, findings: Sequence[Finding], terms: Terms) -> Iterator[Control]:
+def _controls(pool: Executor, findings: Sequence[Finding], terms: Terms, protocol: str) -> Iterator[Control]:
     """Run the control on every plan that a mutant ran, the longest first."""
     most: dict[str, int] = {}
     for finding in findings:
@@ -292,7 +301,7 @@ def _controls(pool: Executor, findings: Sequence[Finding], terms: Terms) -> Iter
         )  # the plans of its witness
         most[focus] = max(most.get(focus, 0), finding.seeds)
     work = [
-        pool.submit(run_control, focus, terms.first, count)
+        pool.submit(run_control, focus, terms.first, count, protocol)
         for focus, count in sorted(most.items(), key=lambda item: -item[1])
         if count
     ]

@@ -109,7 +109,7 @@ def markdown(table: Table) -> list[str]:
             words = finding.words if finding.caught else f"**not caught**: {finding.words}"
             lines.append(f"| `{finding.mutant.name}` | {finding.mutant.removes} | {words} |")
     lines += ["", "| focus | what it is | control |", "|---|---|---|"]
-    known = focuses()
+    known = focuses(table.protocol)
     for control in sorted(table.controls, key=lambda item: item.focus):
         state = f"{control.seeds} seeds, {'green' if not control.red else f'{len(control.red)} red'}"
         title = (

@@ -1,8 +1,8 @@
 """The process in which a mutant lives: it is told what to run, and says a line of JSON about every seed.
 
-Nothing of the project is imported before the mutants are made. A line in: `{mutants, focus, first, count, stop, purpose,
-patience}`; `stop`: after so many seeds that count as caught, 0 for never. Lines out: `{seed, outcome, oracle, text, crash,
-details}`.
+Nothing of the project is imported before the mutants are made. A line in: `{protocol, mutants, focus, first, count, stop,
+purpose, patience}`; `stop`: after so many seeds that count as caught, 0 for never. Lines out: `{seed, outcome, oracle, text,
+crash, details}`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from sim.explore.mutants import LIVENESS, MutantError
+from sim.explore.mutants import EXPLORE, LIVENESS, MutantError, instrument_of
 from sim.explore.mutants_import import activate
 
 if TYPE_CHECKING:
@@ -25,17 +25,22 @@ class _TooLong(BaseException):
     """A seed has run for longer than its patience; it must pass every `except Exception`."""
 
 
-def plan_of(focus: dict[str, Any], seed: int) -> Plan:
+def plan_of(focus: dict[str, Any], seed: int, protocol: str = "raft") -> Plan:
     """The plan of a seed, narrowed by a focus (a table of `focus.toml`; empty: the general campaign).
 
-    `kinds` and `without` are those of a campaign. `faults` replaces the schedule: each has a `kind`, comes `every` so many
-    microseconds for `lasts` (both drawn around that), and has `params`, of which a list means: draw one of these. The other
-    tables override fields of the plan. Raises FaultError."""
+    `kinds`, `without` and `nodes` are those of a campaign. `faults` replaces the schedule: each has a `kind`, comes `every` so
+    many microseconds for `lasts` (both drawn around that), and has `params`, of which a list means: draw one of these. The
+    other tables override fields of the plan. Raises FaultError."""
     import dataclasses
 
     from sim.faults.swarm import Options, draw
 
-    options = Options(kinds=tuple(focus.get("kinds", ())), without=tuple(focus.get("without", ())))
+    options = Options(
+        protocol=protocol,
+        nodes=focus.get("nodes", Options().nodes if protocol == "raft" else 0),
+        kinds=tuple(focus.get("kinds", ())),
+        without=tuple(focus.get("without", ())),
+    )
     plan = draw(seed, options)
     plan = dataclasses.replace(
         plan,
@@ -90,9 +95,8 @@ def _row(outcome: str, oracle: str, text: str, crash: str = "") -> dict[str, Any
     return {"outcome": outcome, "oracle": oracle, "text": text[:400], "crash": crash, "details": {}}
 
 
-def run_seed(focus: dict[str, Any], seed: int, patience: int) -> dict[str, Any]:
+def run_seed(protocol: str, focus: dict[str, Any], seed: int, patience: int) -> dict[str, Any]:
     """Run one seed, for at most `patience` seconds."""
-    from sim.virtual.world import World
 
     def too_long(*_: Any) -> None:
         raise _TooLong
@@ -100,11 +104,7 @@ def run_seed(focus: dict[str, Any], seed: int, patience: int) -> dict[str, Any]:
     signal.signal(signal.SIGALRM, too_long)
     signal.alarm(patience)
     try:
-        world = World(plan_of(focus, seed), on_crash="go_on")
-        result = world.run()
-        writes = sum(done.op == "write" and done.outcome == "ok" for done in world.history)
-        row = _row(result.outcome, result.oracle, result.text, world.core_error)
-        row["details"] = {**result.details, "run: acknowledged writes": writes}
+        row = _explored(protocol, focus, seed) if instrument_of(focus) == EXPLORE else _played(focus, seed)
     except _TooLong:
         row = _row("too long", "", f"more than {patience} s")
     except Exception as error:
@@ -115,12 +115,32 @@ def run_seed(focus: dict[str, Any], seed: int, patience: int) -> dict[str, Any]:
     return {"seed": seed, **row}
 
 
+def _explored(protocol: str, focus: dict[str, Any], seed: int) -> dict[str, Any]:
+    from sim.virtual.world import World
+
+    world = World(plan_of(focus, seed, protocol), on_crash="go_on")
+    result = world.run()
+    writes = sum(done.op == "write" and done.outcome == "ok" for done in world.history)
+    row = _row(result.outcome, result.oracle, result.text, world.core_error)
+    row["details"] = {**result.details, "run: acknowledged writes": writes}
+    return row
+
+
+def _played(focus: dict[str, Any], seed: int) -> dict[str, Any]:
+    from sim.explore import mutants_lockstep
+
+    outcome, oracle, text, details = mutants_lockstep.play(focus, seed)
+    row = _row(outcome, oracle, text, text if outcome == "crash" else "")
+    row["details"] = details
+    return row
+
+
 def run(order: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Carry an order out, in this process. Raises MutantError."""
     activate(*order["mutants"])
     caught = 0
     for seed in range(order["first"], order["first"] + order["count"]):
-        row = run_seed(order["focus"], seed, order["patience"])
+        row = run_seed(order["protocol"], order["focus"], seed, order["patience"])
         yield row
         caught += counts(row, order["purpose"])
         if order["stop"] and caught >= order["stop"]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from sim.explore.natively import SWITCH
 from sim.explore.request import Request
 from sim.faults.swarm import Options
 
@@ -21,12 +22,14 @@ _BRINGING = (
         "--on-crash", type=click.Choice(["stop", "go-on"]), default="stop", show_default=True,
         help="when a core raises: end the run there, or only that node's process",
     ),
+    # Read by `sim.explore.natively` before anything else is imported; nothing is left to do with it here.
+    click.option(SWITCH, is_flag=True, expose_value=False, help="leave the native build aside, if there is one"),
 )  # fmt: skip
 
 _DRAWING = (
-    click.option("--protocol", default=USUAL.protocol, show_default=True, metavar="raft|MODULE:CLASS"),
+    click.option("--protocol", default=USUAL.protocol, show_default=True, metavar="raft|bft|MODULE:CLASS"),
     click.option("--machine", default=USUAL.machine, show_default=True, metavar="kv|MODULE:CLASS"),
-    click.option("--nodes", default=USUAL.nodes, show_default=True, type=click.IntRange(1, 31)),
+    click.option("--nodes", type=click.IntRange(1, 31), help="default: 5; of bft 4, sometimes 6 or 7"),
     click.option("--clients", default=USUAL.clients, show_default=True, type=click.IntRange(1, 64)),
     click.option("--fault", "kinds", multiple=True, metavar="KIND", help="draw from these only; may be repeated"),
     click.option("--without", multiple=True, metavar="KIND", help="never draw these; may be repeated"),
@@ -45,7 +48,7 @@ def drawing(command: Command) -> Command:
 def request(
     protocol: str,
     machine: str,
-    nodes: int,
+    nodes: int | None,
     clients: int,
     kinds: tuple[str, ...],
     without: tuple[str, ...],
@@ -56,5 +59,6 @@ def request(
     on_crash: str,
 ) -> Request:
     """What the options of `drawing` ask for."""
-    options = Options(protocol, machine, nodes, clients, kinds, without, over_budget, oracles)
+    usual = 0 if protocol == "bft" else USUAL.nodes
+    options = Options(protocol, machine, nodes or usual, clients, kinds, without, over_budget, oracles)
     return Request(options, plugins, plugin_faults, on_crash.replace("-", "_"))

@@ -49,7 +49,7 @@ class Request:
         words: list[str] = []
         for name in ("protocol", "machine", "nodes", "clients"):
             value = getattr(options, name)
-            if value != getattr(usual, name):
+            if value and value != getattr(usual, name):
                 words += [f"--{name}", str(value)]
         for flag, values in (
             ("--fault", options.kinds),
@@ -101,7 +101,7 @@ def check(request: Request) -> None:
     """Raise SubjectError or FaultError, with a text for whoever asked, unless runs of this request can be made."""
     prepare(request)
     options = request.options
-    if options.nodes < 1 or options.clients < 1:
+    if options.nodes < 0 or options.clients < 1:
         raise FaultError("a run needs at least one node and one client")
     known = [name for name in (options.kinds or catalogue.KINDS) if name not in options.without]
     if options.kinds and not known:

@@ -23,7 +23,7 @@ LISTED: Final = 50
 """Failing seeds that are told at all."""
 
 
-def beginning(campaign: Campaign, engine: str, code: str) -> list[str]:
+def beginning(campaign: Campaign, engine: str, code: str, modules: str) -> list[str]:
     """Seeds and every option, before anything runs."""
     options, request = campaign.request.options, campaign.request
     if campaign.seeds >= FOR_EVER:
@@ -47,6 +47,7 @@ def beginning(campaign: Campaign, engine: str, code: str) -> list[str]:
         "complete": "every fault must bite, every mark be reached" if campaign.complete else "not demanded",
         "engine": engine,
         "sources": code,
+        "modules": modules,
     }
     return [seeds, *(f"  {name:16} {value}" for name, value in rows.items())]
 

@@ -106,7 +106,7 @@ class Summary:
 
     def places(self) -> dict[str, str]:
         """Every mark with its place in the code; those of code brought along have none that is known."""
-        known = mark_places()
+        known = mark_places(self.request.options.protocol)
         return {**known, **{name: "" for name in sorted(self.marks) if name not in known}}
 
     def unreached(self) -> list[str]:

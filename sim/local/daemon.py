@@ -230,15 +230,18 @@ async def _leave_on_signal(supervisor: Supervisor, finished: trio.Event) -> None
 
 
 def node_command(template: list[str], folder: Path) -> Command:
-    """A node's command line from a template in which `{config}` and `{node}` are replaced."""
+    """A node's command line from a template in which `{config}` and `{node}` are replaced; of one that lies, the adversary's."""
 
     def command(place: Place) -> list[str]:
         config = str(folder / "nodes" / place.id / "config.toml")
+        if place.lies:
+            return [*ADVERSARY, "--config", config, "--strategy", place.lies]
         return [part.replace("{config}", config).replace("{node}", place.id) for part in template]
 
     return command
 
 
+ADVERSARY: Final = [sys.executable, "-m", "sim.local.adversary"]
 DEFAULT_COMMAND: Final = [sys.executable, "-m", "node.io", "--config", "{config}"]
 
 

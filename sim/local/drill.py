@@ -14,6 +14,7 @@ import trio
 
 from node.io.client import Client, open_client
 from node.io.client_types import ClientError, Event, NodeUnavailable
+from sim.byzantine.naming import strategy_name
 from sim.check.history import HistoryWriter
 from sim.local import control, layout, namespaces
 from sim.local.control import Control
@@ -24,7 +25,7 @@ from sim.local.links import OUTSIDE, LinksError, now_us
 from sim.local.live import Live, Watcher
 from sim.local.load import Load, RankingLoad
 from sim.local.outages import Outages
-from sim.scenario import Scenario
+from sim.scenario import Scenario, leaves_quorum
 from sim.workload.stream import Stream
 
 __all__ = ["Drill", "Live", "Watcher"]
@@ -67,6 +68,8 @@ class Drill:
         self._surprises: list[str] = []
         self._begin_us = 0
         self._statuses: dict[str, dict[str, Any]] = {}
+        self._evidence: dict[str, list[dict[str, Any]]] = {}
+        """What each node has shown at any time: it stands in its memory, and a power cut takes it."""
 
     def run(self) -> None:
         """Carry the scenario out. Raises ClusterError; whatever happens, no process and no namespace is left behind."""
@@ -74,6 +77,8 @@ class Drill:
         cluster = layout.create(
             self.folder / "cluster", shape.nodes, shape.domains, self.scenario.workload.machine,
             settings={"timing": shape.timing, "storage": shape.storage}, network=self.links,
+            protocol=shape.protocol, stop=shape.stop, lie=shape.lie,
+            liars={liar.node: strategy_name(liar.strategy) for liar in self.scenario.liars},
         )  # fmt: skip
         self._begin_us = now_us()
         control.start(cluster.folder, die_with_parent=True)
@@ -131,7 +136,7 @@ class Drill:
                 power.watching() as events,
                 open_client(
                     cluster.members(), cluster.client_tls(), cluster=cluster.cluster, name="load",
-                    seed=self.seed, events=noted,
+                    seed=self.seed, events=noted, signing=cluster.signing,
                 ) as client,
                 trio.open_nursery() as nursery,
             ):  # fmt: skip
@@ -164,7 +169,9 @@ class Drill:
         if not self.live.load_s and self._stream is not None:
             self.live.load_s = len(self._stream) / scenario.writes.batch / scenario.writes.per_s
         self._outages = Outages(cluster, power, client, self.live, random.Random(f"{self.seed}/drill"))
-        self._faults = Faults(cluster, power, client, self.live, self.seed)
+        self._faults = Faults(
+            cluster, power, client, self.live, self.seed, lambda fault: leaves_quorum(fault, scenario)
+        )
         self._tell("under load")
         async with trio.open_nursery() as nursery:
             for cut in scenario.cuts:
@@ -224,8 +231,8 @@ class Drill:
         except NodeUnavailable:
             row({"t": now_us(), **values, "power": power, "role": None})
             return
-        self._statuses[place.id] = status
-        if status["quarantined"]:
+        self._take_in(place.id, status)
+        if status["quarantined"] and not place.lies:
             note = f"{place.id}: {status['quarantined']}"
             if note not in self._surprises:
                 self._surprises.append(note)
@@ -240,15 +247,23 @@ class Drill:
             }
         )
 
+    def _take_in(self, node: str, status: dict[str, Any]) -> None:
+        self._statuses[node] = status
+        held = self._evidence.setdefault(node, [])
+        held += [piece for piece in status.get("facts", {}).get("evidence", ()) if piece not in held]
+
     async def _catch_up(self, cluster: Cluster, client: Client) -> list[str]:
-        """Wait until every node has applied the same and compared its digest there; who is left, in words."""
+        """Wait until every honest node has applied the same and compared its digest there; who is left, in words."""
         until = trio.current_time() + CATCH_UP_S
         behind: list[str] = ["nobody answered"]
         while trio.current_time() < until and behind:
             statuses: dict[str, dict[str, Any]] = {}
             for place in cluster.nodes:
+                if place.lies:
+                    continue
                 try:
                     statuses[place.id] = await client.status(place.id, timeout_s=1)
+                    self._take_in(place.id, statuses[place.id])
                 except NodeUnavailable as error:
                     statuses[place.id] = {"error": str(error)}
             self._statuses = statuses
@@ -282,11 +297,14 @@ class Drill:
                 place.id: {
                     "domain": place.domain,
                     "data": str(cluster.data_folders()[place.id].relative_to(self.folder.resolve())),
+                    **({"lies": place.lies} if place.lies else {}),
                 }
                 for place in cluster.nodes
             },
             "links": self.links,
             "machine": self.scenario.workload.machine,
+            "protocol": self.scenario.cluster.protocol,
+            "evidence": self._evidence,
             **load.facts(),
             "caught_up": not behind,
             "behind": behind,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import trio
@@ -22,13 +22,23 @@ class Faults:
     """Lays and heals faults by plan. `records` says what happened; each fault draws from a stream of its own, so that
     taking one out of a scenario leaves the others as they were."""
 
-    def __init__(self, cluster: Cluster, power: Control, client: Client, live: Live, seed: int) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        power: Control,
+        client: Client,
+        live: Live,
+        seed: int,
+        quorum: Callable[[FaultPlan], bool] | None = None,
+    ) -> None:
+        """`quorum(plan)`: whether a fault leaves one, whatever is drawn; None: by majority."""
         self.records: list[dict[str, Any]] = []
         self._cluster = cluster
         self._power = power
         self._client = client
         self._live = live
         self._seed = seed
+        self._quorum = quorum
 
     @property
     def undone(self) -> list[int]:
@@ -40,7 +50,7 @@ class Faults:
         await trio.sleep(plan.at_s)
         leader = await leader_of(self._client)
         rng = drawing.stream(self._seed, number)
-        record = drawing.new_record(number, plan, leader)
+        record = drawing.new_record(number, plan, leader, self._quorum(plan) if self._quorum else None)
         label = record["label"]
         words = f"{plan.kind} {plan.what}"
         self._live.faults[label] = words

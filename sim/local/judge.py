@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+from node.io import keys
+from node.io.config import EPOCH
 from node.kv import KvMachine
 from node.ranking import RankingMachine, RankingSettings, commands
 from node.state import ReplicatedState
 from sim.check.audit import ArchivedLog
 from sim.check.availability import rank_availability, write_outages
+from sim.check.bft_log import read_bft_folder
+from sim.check.bft_words import check_evidence, check_words
+from sim.check.folders import read_folder
 from sim.check.formats import convert
 from sim.check.general import Outcome, check_kv, describe
 from sim.check.healing import Window, check_progress_after, check_progress_during
@@ -22,6 +27,8 @@ from sim.check.history import Operation, read_history
 from sim.check.replicated import NodeState
 from sim.check.verdict import Check, Cut, Quality, Requirements, RunFacts, assemble, write_verdict
 from sim.check.whole import check_everything
+from sim.local.folder import load as load_cluster
+from sim.local.lies import LIES_FILE, read_lies
 from sim.scenario import Scenario
 from sim.workload.quality import Questions, evaluate, prequential
 from sim.workload.stream import Stream
@@ -108,10 +115,17 @@ def judge(
     from. Raises OSError, HistoryError."""
     facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
     domains = {node: place["domain"] for node, place in facts["nodes"].items()}
-    folders = {node: run / place["data"] for node, place in facts["nodes"].items()}
+    liars = {node: str(place["lies"]) for node, place in facts["nodes"].items() if place.get("lies")}
+    # What a liar has on its disk is its own affair.
+    folders = {node: run / place["data"] for node, place in facts["nodes"].items() if node not in liars}
+    source = read_bft_folder if facts.get("protocol") == "bft" else read_folder
     say("reading the history")
     operations = read_history(run / "history.jsonl")
-    final = {node: (int(index), bytes.fromhex(digest)) for node, (index, digest) in facts["digests"].items()}
+    final = {
+        node: (int(index), bytes.fromhex(digest))
+        for node, (index, digest) in facts["digests"].items()
+        if node not in liars
+    }
     say(f"checking {len(operations):,} operations against the archived logs of {len(folders)} nodes")
     fresh_ms = scenario.cluster.timing.get("fresh_ms", 1000)
     checked = check_everything(
@@ -120,16 +134,21 @@ def judge(
         NodeState(RankingMachine() if stream is not None else KvMachine()),
         fresh_limit_us=fresh_ms * 1000,
         digests_at=sorted({index for index, _ in final.values()}),
-        members=len(folders),
+        members=len(domains),
+        source=source,
     )
     cuts = [Cut(**cut) for cut in facts["cuts"]]
     qualities: tuple[Quality | None, Quality | None] = (None, None)
     more = _more(facts)
     if scenario.faults:
         more += _progress(operations, facts, scenario.require)
+    if facts.get("protocol") == "bft":
+        say("reading what the nodes have signed")
+        more += committee_checks(run, folders, liars, facts.get("evidence", {}))
+    told = {node: read_lies((run / facts["nodes"][node]["data"]).parent / LIES_FILE) for node in liars}
     if stream is not None:
         say("measuring what was learned, with and without cuts")
-        log = ArchivedLog(folders, members=len(folders))
+        log = ArchivedLog(folders, source, members=len(domains))
         qualities = measure_quality(log, stream, scenario, facts["interactions_sent"])
     else:
         say("searching for an order of the operations on each key")
@@ -160,13 +179,55 @@ def judge(
         more=more,
         reads=None if stream is not None else check_reads(operations, scenario.require),
         faults=facts["faults"],
-        void_reasons=unbitten(facts["faults"], scenario),
+        void_reasons=unbitten(facts["faults"], scenario) + honest_liars(liars, told),
     )
     verdict["quality_command"] = facts["command"]
     verdict["workload"] = facts["machine"]
     verdict["links"] = facts["links"]
+    verdict["protocol"] = facts.get("protocol", "raft")
+    verdict["liars"] = [
+        {
+            "node": node,
+            "strategy": strategy,
+            "lies": told[node],
+            "evidence": {
+                holder: [piece for piece in held if piece["node"] == node]
+                for holder, held in facts.get("evidence", {}).items()
+                if holder not in liars
+            },
+        }
+        for node, strategy in liars.items()
+    ]
     write_verdict(verdict, run)
     return verdict
+
+
+def committee_checks(
+    run: Path,
+    folders: Mapping[str, Path],
+    liars: Mapping[str, str],
+    evidence: Mapping[str, list[dict[str, Any]]],
+) -> list[Check]:
+    """What members of a committee have signed, and whom they blame. Raises OSError, ClusterError."""
+    cluster = load_cluster(run / "cluster")
+    publics = cluster.public_keys()
+
+    def verify(node: str, data: bytes, signature: bytes) -> bool:
+        return node in publics and keys.verify(publics[node], data, signature)
+
+    return [
+        *check_words(folders, cluster.cluster, EPOCH, verify, liars),
+        check_evidence(evidence, cluster.cluster, EPOCH, verify, liars),
+    ]
+
+
+def honest_liars(liars: Mapping[str, str], told: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Why a run proves nothing: nodes that were to lie and did not."""
+    return [
+        f"{node} was to lie ({strategy}) and said nothing that an honest node would not have said"
+        for node, strategy in liars.items()
+        if not sum(told[node].values())
+    ]
 
 
 def general_checks(operations: Sequence[Operation]) -> list[Check]:

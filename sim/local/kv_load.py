@@ -52,6 +52,7 @@ class KvLoad:
                         name=f"c{number}",
                         seed=self._seed,
                         events=self._events,
+                        signing=self._cluster.signing,
                     )
                 )
                 self._clients.append(client)

@@ -12,14 +12,20 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import trio
 
+from node import finality
+from node.finality import Proven
+from node.io import keys
 from node.io.certificates import CertificateError
 from node.io.client import Client, open_client
 from node.io.client_types import BadCommand, BadQuery, ClientError, NodeUnavailable
+from node.io.config import BFT, RAFT
 from node.protocol import Consistency
 from node.ranking import commands, queries
+from sim.byzantine import naming
 from sim.local import control, layout
 from sim.local.control import Control
 from sim.local.layout import FAILED, NOT_RUNNING, USAGE, Cluster, ClusterError
+from sim.local.lies import LIES_FILE, read_lies
 
 if TYPE_CHECKING:
     from sim.check.audit import AuditReport
@@ -37,8 +43,9 @@ async def connected(cluster: Cluster) -> AsyncIterator[Client]:
         raise ClusterError(f"no cluster is running in {cluster.folder}; start one with `up`", NOT_RUNNING)
     try:
         async with open_client(
-            cluster.members(), cluster.client_tls(), cluster=cluster.cluster, name=layout.DEFAULT_CLIENT
-        ) as client:
+            cluster.members(), cluster.client_tls(), cluster=cluster.cluster, name=layout.DEFAULT_CLIENT,
+            signing=cluster.signing,
+        ) as client:  # fmt: skip
             yield client
     except (BadCommand, BadQuery) as error:
         raise ClusterError(str(error), USAGE) from None
@@ -58,19 +65,33 @@ def up(
     nodes: int = 5,
     domains: int = 3,
     machine: str = "ranking",
+    protocol: str = RAFT,
+    stop: int | None = None,
+    lie: int | None = None,
+    byzantine: str | None = None,
     base_port: int | None = None,
     wait: float = UP_SECONDS,
     die_with_parent: bool = False,
     node_command: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Start a cluster, made first if there is none, and wait until a leader serves (`wait` 0: do not).
+    """Start a cluster, made first if there is none, and wait until a leader serves (`wait` 0: do not). `byzantine`: which nodes
+    lie from now on, and how, as `sim.byzantine.naming.parse` reads it; None: as the folder says.
 
     If it does not come up in time, or a node ends, everything is stopped again and the error has its last
     words."""
     made = not (folder / layout.CLUSTER_FILE).exists()
-    cluster = (
-        layout.create(folder, nodes, domains, machine, base_port=base_port) if made else layout.load(folder)
-    )
+    if made:
+        liars = _liars(byzantine, [f"n{number}" for number in range(1, nodes + 1)])
+        cluster = layout.create(
+            folder, nodes, domains, machine, base_port=base_port, protocol=protocol, stop=stop, lie=lie, liars=liars
+        )  # fmt: skip
+    else:
+        cluster = layout.load(folder)
+        if byzantine is not None:
+            if Control(cluster.folder).running:
+                raise ClusterError(f"{folder}: the cluster is up; `down` first, then say who is to lie")
+            liars = _liars(byzantine, [place.id for place in cluster.nodes])
+            cluster = layout.set_liars(cluster.folder, liars)
     pid = control.start(cluster.folder, die_with_parent=die_with_parent, node_command=node_command)
     if wait > 0:
         try:
@@ -83,14 +104,27 @@ def up(
         "folder": str(cluster.folder),
         "cluster": cluster.cluster,
         "machine": cluster.machine,
+        "protocol": cluster.protocol,
         "made": made,
         "supervisor": pid,
         "warnings": layout.warnings(cluster),
         "nodes": [
-            {"node": place.id, "domain": place.domain, "http": cluster.http_url(place.id)}
+            {
+                "node": place.id,
+                "domain": place.domain,
+                "http": cluster.http_url(place.id),
+                "lies": place.lies or None,
+            }
             for place in cluster.nodes
         ],
     }
+
+
+def _liars(byzantine: str | None, nodes: Sequence[str]) -> dict[str, str]:
+    try:
+        return {} if byzantine is None else naming.parse(byzantine, nodes)
+    except naming.LiarsError as error:
+        raise ClusterError(str(error)) from None
 
 
 async def _await_leader(cluster: Cluster, seconds: float) -> None:
@@ -114,8 +148,9 @@ async def _await_leader(cluster: Cluster, seconds: float) -> None:
 
 def status(folder: Path, links: bool = False) -> dict[str, Any]:
     """The supervisor's view of domains and processes joined with each lit node's own account of itself
-    (`status`; None where it did not answer, with `error`). `lag`: entries between the highest known commit
-    and what the node applied. With `links` also the relay's counts."""
+    (`status`; None where it did not answer, with `error`). `lies`, `lies_told`: of a node that lies the
+    strategy, and how often it did by kind of message. `lag`: entries between the highest known commit and
+    what the node applied. With `links` also the relay's counts."""
     cluster = layout.load(folder)
     result = Control(cluster.folder).call("status", links=links)
     answers: dict[str, dict[str, Any] | str] = {}
@@ -139,6 +174,9 @@ def status(folder: Path, links: bool = False) -> dict[str, Any]:
         node["http"] = cluster.http_url(name)
         node["status"] = answer if isinstance(answer, dict) else None
         node["error"] = answer if isinstance(answer, str) else None
+        strategy = cluster.node(name).lies
+        node["lies"] = strategy or None
+        node["lies_told"] = read_lies(cluster.node_folder(name) / LIES_FILE) if strategy else None
         node["lag"] = max(known) - answer["applied_index"] if isinstance(answer, dict) else None
     result["folder"] = str(cluster.folder)
     return result
@@ -277,9 +315,11 @@ async def follow(folder: Path, node: str | None, show: Any) -> None:
 
 
 def verify(folder: Path, live: bool = False) -> AuditReport:
-    """Audit the nodes' folders against each other. `live`: of a running cluster, on a copy, in which each
+    """Audit the folders of the nodes that do not lie against each other. `live`: of a running cluster, on a copy, in which each
     node's last entries may be cut short; without it the cluster must be down."""
     from sim.check.audit import audit_folders  # numpy with it; the other commands start faster without
+    from sim.check.bft_log import read_bft_folder
+    from sim.check.folders import read_folder
 
     cluster = layout.load(folder)
     switch = Control(cluster.folder)
@@ -287,16 +327,30 @@ def verify(folder: Path, live: bool = False) -> AuditReport:
         raise ClusterError(
             f"{cluster.folder}: the cluster is up (supervisor's pid: {switch.pid}); `down` first, or --live for a copy"
         )
-    folders = cluster.data_folders()
+    folders = {name: path for name, path in cluster.data_folders().items() if name not in cluster.liars}
     missing = [name for name, path in folders.items() if not path.is_dir()]
     if missing:
         raise ClusterError(f"{cluster.folder}: no data folder for {', '.join(missing)}", FAILED)
+    source = read_bft_folder if cluster.protocol == BFT else read_folder
     if not live:
-        return audit_folders(folders)
+        return audit_folders(folders, source, len(cluster.nodes))
     with tempfile.TemporaryDirectory(prefix="ridethrough-verify-") as copy:
         for name, path in folders.items():
             _copy(path, Path(copy) / name)
-        return audit_folders({name: Path(copy) / name for name in folders})
+        return audit_folders({name: Path(copy) / name for name in folders}, source, len(cluster.nodes))
+
+
+def verify_proof(folder: Path, proof: Path) -> Proven:
+    """Check a finality proof against the committee and the keys in a cluster's folder; no node is asked."""
+    cluster = layout.load(folder)
+    committee = cluster.committee()
+    keyring = keys.MemberKeyring(keys.SigningKey(), cluster.public_keys())
+    try:
+        return finality.verify(finality.from_json(proof.read_bytes()), committee, keyring)
+    except OSError as error:
+        raise ClusterError(f"{proof}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except finality.NoProof as error:
+        raise ClusterError(f"{proof}: {error}", FAILED) from None
 
 
 def _copy(source: Path, target: Path) -> None:

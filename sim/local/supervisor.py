@@ -15,6 +15,7 @@ machine."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import random
@@ -40,6 +41,8 @@ READY_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.01
 _ELECTION_SECONDS: Final = 0.5
 _TRAP_POLL_SECONDS: Final = 0.001
+ALL: Final = "all"
+"""Instead of a domain's name in a cut."""
 _BACKLOG: Final = 4096
 """Events that a watcher may lag behind before it is cut off."""
 
@@ -286,19 +289,25 @@ class Supervisor:
     # ------------------------------------------------------------------------------------------ power
 
     async def cut(self, domain: str, trap: bool = False, seed: int | None = None) -> dict[str, Any]:
-        """Cut a domain's power. Returns everything counted; `seed` decides what happens to unsynced bytes."""
-        nodes = self._of(domain)
-        async with self._locks[domain]:
+        """Cut a domain's power, or with `ALL` that of every domain at once. Returns everything counted; `seed` decides what
+        happens to unsynced bytes."""
+        domains = self.cluster.domains if domain == ALL else (domain,)
+        nodes = [node for name in domains for node in self._of(name)]
+        async with contextlib.AsyncExitStack() as held_locks:
+            for name in domains:  # in their order, so that no two wait for each other
+                await held_locks.enter_async_context(self._locks[name])
             self._refuse_if_stopping()
-            if domain in self._dark:
-                raise ClusterError(f"domain {domain} is dark already; `restore {domain}` comes first")
+            for name in domains:
+                if name in self._dark:
+                    raise ClusterError(f"domain {name} is dark already; `restore {name}` comes first")
             chosen = secrets.randbits(32) if seed is None else seed
             running = [node for node in nodes if node.process is not None]
             if trap:
                 await self._spring_trap(running)
-            dropped_before = self.links.dropped(domain)
-            cut_at = self.links.silence(domain)
-            self._dark[domain] = cut_at
+            dropped_before = sum(map(self.links.dropped, domains))
+            for name in domains:
+                self._dark[name] = self.links.silence(name)
+            cut_at = self._dark[domains[0]]
             killed = {node.place.id: node.process.pid for node in running if node.process is not None}
             for node in running:
                 node.expected = True
@@ -317,7 +326,7 @@ class Supervisor:
                 node.cuts += 1
                 if node in running and node.last_exit is not None and not node.last_exit["all_gone"]:
                     raise ClusterError(
-                        f"domain {domain} is dark, but a process of node {node.place.id} does not die; "
+                        f"domain {node.place.domain} is dark, but a process of node {node.place.id} does not die; "
                         "its disk was left as it is",
                         FAILED,
                     )
@@ -333,7 +342,7 @@ class Supervisor:
                 "trap": trap,
                 "held": held,
                 "losses": losses,
-                "relay_bytes_dropped": self.links.dropped(domain) - dropped_before,
+                "relay_bytes_dropped": sum(map(self.links.dropped, domains)) - dropped_before,
             }
             self._emit("cut", cut_at, **result)
             return result

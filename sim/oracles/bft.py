@@ -318,5 +318,13 @@ class Blame(Oracle):
             self.violated(f"{host.name} refuses what honest members say: {facts['rejected']}", host.name)
 
 
-BFT_ORACLES: Final[tuple[type[Oracle], ...]] = (BftLog, Words, DurableWords, VoteRules, Chain, Checkpoints, Blame)
+BFT_ORACLES: Final[tuple[type[Oracle], ...]] = (
+    BftLog,
+    Words,
+    DurableWords,
+    VoteRules,
+    Chain,
+    Checkpoints,
+    Blame,
+)
 """All of them."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import msgpack
 
 from consensus.bft.messages import Proposal, Timeout, Vote
-from consensus.core import Record
+from consensus.core import Record, entry_position
 from sim.oracles.bft_reader import Bad, Reader
 from sim.oracles.oracle import Oracle
 
@@ -78,12 +78,14 @@ class _Kept:
     vote: bytes = b""
     base_round: int = 0
     blocks: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
+    block_rounds: dict[int, None] = field(default_factory=dict)
     batches: dict[bytes, None] = field(default_factory=dict)
 
 
 class DurableWords(Oracle):
     """Durability before speech (rules 1 and 2 of the contract), and no vote at or below a round that was given up, by the order
-    in which the records were made. What comes back after a power cut stands by everything that was said."""
+    in which the records were made. What is applied is on this node's own disk (rule 3). What comes back after a power cut
+    stands by everything that was said."""
 
     name = "words on disk"
     listens: ClassVar[tuple[type, ...]] = (Vote, Timeout, Proposal)
@@ -151,6 +153,7 @@ class DurableWords(Oracle):
             elif kind == _BLOCK:
                 block = self._reader.block(data)
                 kept.blocks[block.digest] = block.payload
+                kept.block_rounds[block.round] = None
             elif kind == _BATCH:
                 batch, end = data[0], 2 + data[1]
                 kept.batches[sha256(b"ridethrough/bft/1/batch" + bytes((batch,)) + data[end:]).digest()] = (
@@ -189,6 +192,14 @@ class DurableWords(Oracle):
             self._first[name, round] = None
             if round > disk.base_round:
                 self._held(name, message, disk)
+
+    def entered(self, host: Host, entry: bytes) -> None:
+        disk = self._durable[host.name]
+        index, round, _ = entry_position(entry)
+        if not host.lied and round > disk.base_round and round not in disk.block_rounds:
+            self.violated(
+                f"{host.name} applies entry {index}; its disk holds no block of round {round}", host.name
+            )
 
     def _held(self, name: str, vote: Vote, disk: _Kept) -> None:
         payload = disk.blocks.get(vote.block)

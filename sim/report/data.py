@@ -6,9 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sim.check.history import Operation, read_history
+
+EVERY: Final = "all"
+"""Instead of a domain: a cut of all of them at once."""
 
 
 class RunFolderError(ValueError):
@@ -84,7 +87,7 @@ def load_run(folder: Path) -> Run:
     end = max(times, default=begin + 1)
     nodes, domains = _nodes(rows)
     for cut in verdict["cuts"]:
-        if cut["domain"] not in domains:
+        if cut["domain"] not in (*domains, EVERY):
             domains.append(cut["domain"])
     dark = _dark(verdict["cuts"], domains, end)
     for samples in nodes:
@@ -133,7 +136,8 @@ def _dark(cuts: list[Mapping[str, Any]], domains: list[str], end: int) -> dict[s
     dark: dict[str, list[tuple[int, int]]] = {domain: [] for domain in domains}
     for cut in cuts:
         restored = cut.get("restored_at_us")
-        dark[cut["domain"]].append((cut["at_us"], end if restored is None else restored))
+        for domain in domains if cut["domain"] == EVERY else (cut["domain"],):
+            dark[domain].append((cut["at_us"], end if restored is None else restored))
     return dark
 
 

@@ -35,7 +35,11 @@ def _known(kinds: Sequence[str], where: Terrain) -> list[Kind]:
     if unknown:
         raise FaultError(f"no fault {unknown[0]!r}. Known: {', '.join(KINDS)}")
     chosen = [KINDS[name] for name in kinds] or list(KINDS.values())
-    return [kind for kind in chosen if where.damageable or not kind.damages]
+    return [
+        kind
+        for kind in chosen
+        if (where.damageable or not kind.damages) and (where.liars or kind.name in kinds or not kind.lies)
+    ]
 
 
 class Drawn(Random):

@@ -13,7 +13,7 @@ import click
 import pytest
 
 from sim.check.verdict import Requirements
-from sim.scenario import ClusterShape, FaultPlan, PowerCut, Ranking, Scenario, Workload, Writing
+from sim.scenario import ClusterShape, FaultPlan, Liar, PowerCut, Ranking, Scenario, Workload, Writing
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -25,6 +25,7 @@ PARTS = {
     "[writes]": Writing,
     "[rank]": Ranking,
     "[[cuts]]": PowerCut,
+    "[[liars]]": Liar,
     "[[faults]]": FaultPlan,
     "[require]": Requirements,
 }

@@ -268,3 +268,32 @@ def test_real_nodes_learn_rank_and_lose_nothing_acknowledged_to_a_power_cut(tmp_
     report = json.loads(cli.inside("verify", "--json").stdout)
     assert report["passed"]
     assert report["agreed_index"] >= after["index"]
+
+
+# ------------------------------------------------------------------------------------------------ bft
+
+
+def test_a_bft_cluster_has_four_nodes_in_four_domains_unless_told_otherwise(tmp_path: Path) -> None:
+    cli = Cli(tmp_path / "c")
+    cli("init", "--protocol", "bft", "--machine", "kv")
+    made = layout.load(cli.folder)
+    assert (made.protocol, made.stop, made.lie, len(made.nodes), len(made.domains)) == ("bft", 1, 1, 4, 4)
+    refused = Cli(tmp_path / "d")(
+        "init", "--protocol", "bft", "--nodes", "5", "--stop", "2", "--lie", "1", code=2
+    )
+    assert "It takes 6 members" in refused.stderr
+
+
+def test_what_is_no_proof_of_this_cluster_is_refused_in_words(tmp_path: Path) -> None:
+    cli = Cli(tmp_path / "c")
+    cli("init", "--protocol", "bft", "--machine", "kv")
+    file = tmp_path / "proof.json"
+    assert "cannot be read" in cli("verify", str(file), code=2).stderr
+    file.write_text("{}")
+    assert "not a proof" in cli("verify", str(file), code=1).stderr
+    fields = {"version": 1, "cluster": "3f2a9c01", "epoch": 1, "index": 1, "kind": 1, "payload": ""}
+    file.write_text(json.dumps({**fields, "blocks": [], "certificate": ""}))
+    assert "of cluster 3f2a9c01, not for epoch 1 of" in cli("verify", str(file), code=1).stderr
+    raft = Cli(tmp_path / "raft")
+    raft("init", "--nodes", "1", "--domains", "1", "--machine", "kv")
+    assert "the protocol of this cluster is raft" in raft("verify", str(file), code=2).stderr

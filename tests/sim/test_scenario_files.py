@@ -12,6 +12,10 @@ from sim.scenario import ScenarioError
 BRIDGE = 'kind = "partition"\nshape = "bridge"'
 
 
+BFT = '[cluster]\nprotocol = "bft"\nnodes = 4\ndomains = 4\n'
+LIAR = '[[liars]]\nnode = "n2"\nstrategy = "equivocate"\n'
+
+
 def fault(keys: str, at_s: float = 1, for_s: float = 4) -> str:
     return f"[[faults]]\nat_s = {at_s}\nfor_s = {for_s}\n{keys}\n"
 
@@ -20,7 +24,7 @@ def fault(keys: str, at_s: float = 1, for_s: float = 4) -> str:
 def test_every_shipped_scenario_loads_and_breaks_something(name: str) -> None:
     plan = scenario.load(name)
     assert plan.name == name
-    assert plan.cuts or plan.faults
+    assert plan.cuts or plan.faults or plan.liars
     assert plan.require.min_cuts <= len(plan.cuts)
 
 
@@ -72,6 +76,17 @@ def test_the_default_cuts_every_domain_and_holds_quality_against_the_reference()
         (fault(BRIDGE, 1) + fault(BRIDGE, 4), "number 2 begins at 4 s, before number 1 ends at 5 s"),
         (fault('kind = "pause"\nnode = "n1"', 1) + fault('kind = "kill"\nnode = "n2"', 4), "processes must not overlap"),
         ("cluster = 3", "[cluster] must be a table"),
+        ('[cluster]\nprotocol = "paxos"', "[cluster] protocol must be one of raft, bft, not 'paxos'"),
+        ("[cluster]\nlie = 1", '[cluster] stop and lie go with protocol = "bft"'),
+        ('[cluster]\nprotocol = "bft"\nnodes = 4\nstop = 2', "[cluster] 4 members, of which 2 may stop"),
+        ('[cluster]\nprotocol = "bft"\nstop = 1.5', "stop must be of type int"),
+        ("liars = 3", "liars must be tables"),
+        (LIAR, "[[liars]] with the raft protocol nodes are believed"),
+        (BFT + LIAR.replace("n2", "n9"), "[[liars]] there is no node 'n9'; there are: n1, n2, n3, n4"),
+        (BFT + LIAR.replace("equivocate", "equivocal"), "no strategy 'equivocal'; did you mean 'equivocate'?"),
+        (BFT + LIAR + LIAR, "a node lies in one way"),
+        (BFT + LIAR + LIAR.replace("n2", "n3"), "this committee stands 1"),
+        (BFT + LIAR.replace("strategy", "startegy"), "unknown key 'startegy'; did you mean 'strategy'"),
         ("a = [", "not TOML"),
     ],
 )  # fmt: skip
@@ -135,3 +150,53 @@ def test_with_faults_and_no_cuts_nothing_is_required_of_cuts_unless_it_is_said(t
     assert said.require.min_cuts == 2
     both = written(tmp_path, fault(BRIDGE) + '[[cuts]]\nat_s = 1\ndark_s = 1\ndomain = "A"\n')
     assert both.require.min_cuts == 3
+
+
+def test_the_main_job_over_bft_cuts_each_of_four_domains_and_asks_for_no_less_than_over_raft() -> None:
+    plan, raft = scenario.load("bft"), scenario.load("default")
+    assert (plan.cluster.protocol, plan.cluster.nodes, plan.cluster.domains) == ("bft", 4, 4)
+    assert len(plan.cuts) == plan.require.min_cuts == 4
+    assert plan.writes == raft.writes
+    assert plan.require.max_outage_ms == raft.require.max_outage_ms
+    assert plan.compare_with_reference
+
+
+def test_a_scenario_may_be_played_over_another_protocol_if_its_nodes_can_run_that() -> None:
+    plan = scenario.with_protocol(scenario.load("quick"), "bft")
+    assert plan.cluster.protocol == "bft"
+    assert scenario.with_protocol(plan, "bft") is plan
+    assert scenario.with_protocol(plan, "raft").cluster.protocol == "raft"
+
+
+def test_a_scenario_of_liars_alone_requires_nothing_of_cuts_and_can_only_be_played_over_bft(
+    tmp_path: Path,
+) -> None:
+    plan = written(tmp_path, BFT + LIAR)
+    assert [(liar.node, liar.strategy) for liar in plan.liars] == [("n2", "equivocate")]
+    assert (plan.require.min_cuts, plan.require.leader_cut) == (0, False)
+    with pytest.raises(ScenarioError, match="nodes are believed"):
+        scenario.with_protocol(plan, "raft")
+
+
+def test_the_hybrid_one_cuts_every_domain_but_the_liar_s() -> None:
+    plan = scenario.load("bft-hybrid")
+    assert plan.cluster.committee is not None
+    assert (plan.cluster.committee.quorum, plan.cluster.stop, plan.cluster.lie) == (4, 2, 1)
+    assert len(plan.cuts) == plan.require.min_cuts == plan.cluster.nodes - len(plan.liars)
+
+
+def test_over_a_committee_progress_is_demanded_where_its_quorum_of_honest_members_stays_together(
+    tmp_path: Path,
+) -> None:
+    def demanded(text: str, keys: str) -> bool:
+        plan = written(tmp_path, text + fault(keys))
+        return scenario.leaves_quorum(plan.faults[0], plan)
+
+    one, half = 'kind = "partition"\nshape = "one"', 'kind = "partition"\nshape = "halves"'
+    kill, delay = 'kind = "kill"\nnode = "any"', 'kind = "delay"\ndelay_ms = 5'
+    six = BFT.replace("nodes = 4\ndomains = 4", "nodes = 6\ndomains = 6\nstop = 2\nlie = 1")
+    assert demanded("", half)  # of five believed nodes a majority stays
+    assert [demanded(BFT, keys) for keys in (one, half, kill, delay)] == [True, False, True, True]
+    # Of four nodes one that lies is the one that may fail; six stand another one.
+    assert [demanded(BFT + LIAR, keys) for keys in (one, kill, delay)] == [False, False, True]
+    assert [demanded(six + LIAR, keys) for keys in (one, half, kill)] == [True, False, True]

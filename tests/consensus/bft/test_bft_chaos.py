@@ -157,26 +157,3 @@ def test_a_read_in_a_minority_is_refused_with_words() -> None:
     world.read("n1", 1)
     assert world.run(3_000_000, lambda: not world.read_index)
     assert world.stats["refused reads"] == 1
-
-
-def test_a_late_answer_to_an_earlier_question_does_not_make_a_later_one_safe() -> None:
-    world = BftWorld(9)
-    world.settle()
-    kept: list[tuple[str, str, bytes]] = []
-
-    def keep(source: str, dest: str, data: bytes) -> bool:
-        if dest == "n1":
-            kept.append((source, dest, data))
-            return False
-        return source != "n1"
-
-    world.arrives = keep
-    world.read("n1", 1)
-    world.run(100_000)
-    world.propose("n2", b"new")
-    assert world.run(3_000_000, lambda: b"new" in world.payloads())
-    world.read("n1", 2)
-    for message in kept:
-        world.deliver(*message)
-    world.run(3_000_000)
-    assert not world.stats["reads"] or not world.read_index

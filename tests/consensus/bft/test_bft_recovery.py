@@ -126,6 +126,23 @@ def test_waiting_batches_survive_and_are_proposed_later() -> None:
     assert named == (batch_digest(BLOCK, b"a"), batch_digest(BLOCK, b"b"))
 
 
+def test_a_batch_that_stands_in_a_second_block_is_recorded_with_that_one_again() -> None:
+    """By then the journal may have begun anew behind the first one."""
+    solo = Solo("n1")
+    one = solo.block(solo.genesis, 1, [b"a"])
+    solo.show(one, payloads=[b"a"])
+    two = solo.block(one, 2)
+    solo.show(two)
+    three = solo.block(two, 3)
+    solo.show(three)
+    solo.sync()
+    assert [entry_payload(entry) for entry in solo.committed] == [b"a"]
+    again = solo.block(three, 5, [b"a"])
+    solo.show(again, solo.tc(4, solo.qc(three)))
+    assert solo.core.tree.get(again.digest) is not None
+    assert records.batch("n2", BLOCK, b"a") in solo.records
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_any_prefix_of_a_journal_recovers_and_forgets_no_vote_that_was_said(seed: int) -> None:
     """Power is lost behind each single record, torn batches dropped as a whole."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from bft_solo import NO_MARKS, Solo
+from bft_solo import BLOCK, NO_MARKS, Solo
 from bft_world import BftWorld
 
-from consensus.bft.block import Block
+from consensus.bft.block import Block, batch_digest
 from consensus.bft.certificates import Checkpoint, CheckpointCertificate
-from consensus.bft.messages import BlockRequest, Certificates, CheckpointVote
+from consensus.bft.messages import Batch, BlockRequest, Certificates, CheckpointVote
 from consensus.bft.signing import checkpoint_statement
 from consensus.core import EntryKind, SnapshotMeta, entry_position
 
@@ -61,6 +61,20 @@ def test_whoever_is_shown_a_certified_checkpoint_for_blocks_that_are_gone_fetche
     solo.sync()
     (install,) = solo.installs
     assert install == ("n3", offered.checkpoint.meta(solo.committee.members))
+
+
+def test_an_earlier_write_that_is_done_does_not_begin_the_fetching() -> None:
+    solo = Solo("n1", timing=TIMING)
+    blocks = grown(solo, 3)
+    behind(solo, blocks)
+    solo.give("n2", Batch("n2", BLOCK, b"a"))
+    first = solo.out.ticket
+    solo.give("n3", Certificates(1, b"", b"", certificate(solo, blocks[1]).encode()))
+    solo.core.persisted(first, solo.clock, solo.out)
+    solo.take()
+    assert solo.installs == []
+    solo.sync()
+    assert len(solo.installs) == 1
 
 
 def test_it_is_asked_for_again_of_somebody_else_until_it_is_there() -> None:
@@ -182,3 +196,22 @@ def test_a_snapshot_that_nobody_asked_for_stops_the_process() -> None:
     meta = SnapshotMeta(9, 3, bytes(32), solo.committee.members, bytes(32), 0)
     with pytest.raises(AssertionError, match="not asked for"):
         solo.core.snapshot_installed(meta, solo.clock, solo.out)
+
+
+def test_a_batch_that_came_before_a_state_was_installed_serves_a_block_above_it_after_a_power_cut() -> None:
+    solo = Solo("n1", timing=TIMING)
+    blocks = grown(solo, 5)
+    behind(solo, blocks)
+    show(solo, "n3", certificate(solo, blocks[-2]))
+    solo.show(blocks[-1], payloads=[b"5" + bytes(300)])
+    waiting = b"nobody ever ordered this"
+    solo.give("n2", Batch("n2", BLOCK, waiting))
+    meta = solo.installs[0][1]
+    solo.core.snapshot_installed(meta, solo.clock, solo.out)
+    solo.take()
+    solo.sync()
+    assert solo.core.tree.get(blocks[-1].digest) is not None
+    assert not solo.core.payloads.known(batch_digest(BLOCK, waiting)), "a state may hold it already"
+    back = solo.again(meta)
+    assert back.core.tree.get(blocks[-1].digest) is not None
+    assert back.core.observe().last_index == blocks[-1].index

@@ -211,6 +211,21 @@ def test_votes_of_a_quorum_make_a_certificate_and_it_counts_itself_only_once_its
     assert solo.core.round == 2
 
 
+def test_an_earlier_write_that_is_done_does_not_make_its_vote_count() -> None:
+    solo = Solo("n1")
+    solo.give("n2", Batch("n2", BLOCK, b"a"))
+    first = solo.out.ticket
+    one = solo.block(solo.genesis, 1)
+    solo.show(one)
+    assert solo.out.ticket > first
+    for name in ("n2", "n3"):
+        solo.give(name, solo.vote(name, one))
+    solo.core.persisted(first, solo.clock, solo.out)
+    assert solo.core.high_qc.round == 0
+    solo.core.persisted(solo.out.ticket, solo.clock, solo.out)
+    assert solo.core.high_qc.round == 1
+
+
 def test_a_vote_that_comes_twice_counts_once_and_does_no_harm() -> None:
     """A duplicate vote stopped a certificate from forming in one system and stopped another altogether."""
     solo = Solo("n1")

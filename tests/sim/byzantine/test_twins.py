@@ -117,7 +117,7 @@ def test_a_commit_that_does_not_ask_for_consecutive_rounds_is_found(monkeypatch:
     monkeypatch.setattr(rules, "commits", lambda parent_round, child_round: True)
     player = Player(USUAL)
     order = Order(player.space.total, 0)
-    # One in some 1,800 scenarios shows it; these places of the order do.
+    # Few scenarios show it, one in some 2,000: these places of the order were searched for.
     found = {player.play(order[place]).oracle for place in (1423, 1500, 4326)}
     assert found & {"agreement", TERMINATION, CRASH}
 

@@ -43,6 +43,7 @@ class Led:
     """Stands for a client that knows the leader."""
 
     leader: str | None = "n2"
+    writes = None
 
 
 @pytest.fixture
@@ -166,3 +167,20 @@ def test_only_reads_that_take_any_state_have_to_be_answered() -> None:
     fine = judge.check_reads([read("any", "ok"), read("linearizable", "failed")], Requirements())
     assert (fine.passed, fine.counted) == (True, 1)
     assert not judge.check_reads([read("any", "failed"), read("any", "ok")], Requirements()).passed
+
+
+async def test_what_a_fault_leaves_is_asked_of_whoever_knows_the_cluster(
+    cluster: Cluster, autojump_clock: trio.testing.MockClock
+) -> None:
+    given = plan("partition", shape="one")
+    for left in (True, False):
+        made = Faults(cluster, Switch({}), Led(), Live(), 1, lambda fault, left=left: left)  # type: ignore[arg-type, misc]
+        await made.run(1, given)
+        assert made.records[0]["progress"] is left
+
+
+def test_a_liar_that_never_lied_makes_a_run_void() -> None:
+    liars = {"n2": "equivocate", "n3": "late"}
+    told = {"n2": {"Vote": 3}, "n3": {}}
+    (reason,) = judge.honest_liars(liars, told)
+    assert reason.startswith("n3 was to lie (late)")

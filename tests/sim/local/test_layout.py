@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.io import config
-from sim.local import layout
+from sim.local import layout, ports
 from sim.local.layout import HOST, ClusterError
 
 SMALL = {"storage": {"reserve_bytes": 0}}
@@ -45,11 +45,11 @@ def test_domains_are_dealt_in_runs_whose_sizes_differ_by_one_at_most_and_no_port
     sizes = [names.count(name) for name in dict.fromkeys(names)]
     assert len(sizes) == domains
     assert max(sizes) - min(sizes) <= 1
-    ports = [
+    dealt = [
         port for place in places for port in (place.listen, place.http, place.client_port, place.http_port)
     ]
-    ports += [port for _, _, port in links]
-    assert sorted(ports) == list(range(20_000, 20_000 + layout._ports_needed(nodes)))
+    dealt += [port for _, _, port in links]
+    assert sorted(dealt) == list(range(20_000, 20_000 + layout._ports_needed(nodes)))
 
 
 def test_every_node_accepts_its_config_and_reaches_every_other_through_its_own_port_of_the_relay(
@@ -90,9 +90,8 @@ def test_load_gives_back_what_create_made(made: layout.Cluster) -> None:
 
 
 def test_ports_lie_outside_the_range_of_outgoing_connections(made: layout.Cluster) -> None:
-    low, high = layout._ephemeral()
-    ports = [link.listen for link in made.relay_links()]
-    assert all(not low <= port <= high for port in ports)
+    low, high = ports.ephemeral()
+    assert all(not low <= link.listen <= high for link in made.relay_links())
 
 
 def test_create_refuses_a_folder_that_is_not_empty_and_leaves_it_alone(tmp_path: Path) -> None:
@@ -197,3 +196,46 @@ def test_in_namespaces_nodes_and_clients_dial_the_nodes_own_addresses(tmp_path: 
     assert made.http.is_loopback
     with pytest.raises(ClusterError, match="unknown links 'string'; there are: relay, namespaces"):
         layout.create(tmp_path / "d", 3, 3, network="string")
+
+
+# ------------------------------------------------------------------------------------------------ bft
+
+
+def test_every_node_of_a_bft_cluster_has_a_key_of_its_own_that_the_others_know(tmp_path: Path) -> None:
+    made = layout.create(tmp_path / "c", 4, 4, "kv", settings=SMALL, protocol="bft")
+    assert layout.load(made.folder) == made
+    assert (made.stop, made.lie) == (1, 1)
+    known = made.public_keys()
+    assert len(set(known.values())) == 4
+    committees = set()
+    for place in made.nodes:
+        key = made.node_folder(place.id) / "signing.pem"
+        assert key.stat().st_mode & 0o777 == 0o600
+        loaded, warnings = config.load(made.node_folder(place.id) / "config.toml")
+        assert warnings == []
+        assert {member.id: member.key for member in loaded.members} == known
+        committees.add(loaded.bft_committee())
+    assert committees == {made.committee()}
+    assert made.signing is not None
+    assert made.signing.lie == 1
+    assert made.signing.key.public not in known.values()
+
+
+def test_other_ports_leave_the_keys_as_they_are(tmp_path: Path) -> None:
+    made = layout.create(tmp_path / "c", 4, 4, "kv", settings=SMALL, protocol="bft")
+    moved = layout.move_ports(made.folder)
+    assert moved.base_port != made.base_port
+    assert moved.public_keys() == made.public_keys()
+    assert moved.committee() == made.committee()
+
+
+def test_a_committee_that_cannot_be_safe_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="It takes 6 members"):
+        layout.create(tmp_path / "c", 5, 5, "kv", protocol="bft", stop=2, lie=1)
+    assert not (tmp_path / "c").exists()
+    six = layout.create(tmp_path / "six", 6, 6, "kv", settings=SMALL, protocol="bft", stop=2, lie=1)
+    assert six.committee().quorum == 4
+    with pytest.raises(ClusterError, match="--protocol bft"):
+        layout.create(tmp_path / "c", 4, 4, "kv", lie=1)
+    with pytest.raises(ClusterError, match="the protocol of this cluster is raft"):
+        layout.create(tmp_path / "raft", 1, 1, "kv", settings=SMALL).committee()

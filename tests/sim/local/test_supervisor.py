@@ -132,6 +132,25 @@ async def test_a_cut_is_silence_then_death_then_loss_and_restore_brings_all_back
         assert await echoes(cluster.node("n1").client_port)
 
 
+async def test_the_power_of_all_domains_fails_at_once_and_each_is_restored_by_itself(tmp_path: Path) -> None:
+    cluster = make(tmp_path / "c")
+    async with running(cluster) as supervisor:
+        result = await supervisor.cut("all", trap=True, seed=7)
+        assert (result["domain"], sorted(result["pids"])) == ("all", ["n1", "n2", "n3"])
+        assert sorted(result["losses"]) == ["n1", "n2", "n3"]
+        shown = await supervisor.status()
+        since = [domain["since"] for domain in shown["domains"].values()]
+        assert {node["power"] for node in shown["nodes"].values()} == {"dark"}
+        # Silence everywhere before anybody dies: else the last ones would notice.
+        assert max(since) <= min(node["last_exit"]["at_us"] for node in shown["nodes"].values())
+        with pytest.raises(ClusterError, match="domain A is dark already"):
+            await supervisor.cut("all")
+        await supervisor.restore("B", wait=10)
+        shown = await supervisor.status()
+        assert [node["phase"] for node in shown["nodes"].values()] == ["dark", "dark", "serving"]
+        await supervisor.restore("A", wait=10)
+
+
 async def test_the_seed_the_node_and_the_count_of_its_cuts_decide_what_is_lost(tmp_path: Path) -> None:
     cluster = make(tmp_path / "c")
     disks = NotingDisks()
