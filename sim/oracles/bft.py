@@ -14,6 +14,7 @@ from consensus.bft.messages import Blocks, Certificates, CheckpointVote, Proposa
 from consensus.core import EntryKind, Record, entry_payload, entry_position
 from sim.oracles.bft_reader import CHECKPOINT as CHECKPOINT_TYPE
 from sim.oracles.bft_reader import Bad, Reader, SeenBlock
+from sim.oracles.bft_reads import TrueAges
 from sim.oracles.bft_rules import VoteRules
 from sim.oracles.bft_words import DurableWords, Words
 from sim.oracles.oracle import Oracle
@@ -323,6 +324,7 @@ BFT_ORACLES: Final[tuple[type[Oracle], ...]] = (
     Words,
     DurableWords,
     VoteRules,
+    TrueAges,
     Chain,
     Checkpoints,
     Blame,

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import consensus.bft.messages
 import consensus.raft.messages
 import node.protocol
 from consensus import wire
@@ -19,7 +20,7 @@ from consensus.wire import WireError, decode, encode
 MESSAGES = sorted(
     {
         cls
-        for module in (consensus.raft.messages, node.protocol)
+        for module in (consensus.bft.messages, consensus.raft.messages, node.protocol)
         for cls in vars(module).values()
         if dataclasses.is_dataclass(cls) and isinstance(cls, type)
     },

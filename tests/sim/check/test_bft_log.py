@@ -19,7 +19,7 @@ from sim.check.bft_log import translate
 from sim.check.folders import Damage, Item
 
 COMMITTEE = committee_of(4)
-TIMING = Timing(snapshot_bytes=100, mark_heights=3)
+TIMING = Timing(snapshot_bytes=8_000, mark_heights=3)
 
 
 class Chain:
@@ -129,7 +129,7 @@ def test_a_block_beside_the_chain_leaves_no_entry() -> None:
 def test_checkpoint_marks_are_entries_and_a_new_segment_repeats_nothing() -> None:
     chain = Chain()
     for number in range(3):
-        chain.grow(bytes([number]) * 60)
+        chain.grow(bytes([number]) * 4_800)
     base = chain.growing.blocks[2]
     assert base.mark == EntryKind.CHECKPOINT
     again = [(bft.BASE, base.encoded), *chain.records[-2:]]

@@ -49,7 +49,7 @@ def test_the_control_is_green_on_the_same_seeds() -> None:
 def test_this_process_stays_what_it_is() -> None:
     from consensus.quorum import reached_by_majority
 
-    rows = list(seeds(["quorum-scan-off-by-one"], "", 0, 1))
+    rows = list(seeds("raft", ["quorum-scan-off-by-one"], "", 0, 1))
     assert rows[0]["outcome"] == "violation"
     assert reached_by_majority([1, 2, 3]) == 2
     assert not any(type(found).__module__ == "sim.explore.mutants_import" for found in sys.meta_path)
@@ -67,8 +67,8 @@ def test_a_blinded_oracle_is_noticed() -> None:
 def test_a_harness_that_still_sees_is_not_called_blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sound harness in the mutant's place: everything shows as before."""
 
-    def sound(names: list[str], *rest: object, **named: object) -> object:
-        return seeds([name for name in names if not name.startswith("blind")], "", 0, 4)
+    def sound(_protocol: str, names: list[str], *rest: object, **named: object) -> object:
+        return seeds("raft", [name for name in names if not name.startswith("blind")], "", 0, 4)
 
     monkeypatch.setattr("sim.explore.mutants_check.seeds", sound)
     finding = run_harness_mutant(MUTANTS["blind-to-speech-before-disk"], Terms(seeds=4))
@@ -79,8 +79,8 @@ def test_a_harness_that_still_sees_is_not_called_blind(monkeypatch: pytest.Monke
 def test_a_mutant_without_effect_is_not_called_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control as a mutant: nothing objects, and that is said."""
 
-    def control(_names: object, *rest: object, **named: object) -> object:
-        return seeds([], "", 0, 2)
+    def control(_protocol: object, *rest: object, **named: object) -> object:
+        return seeds("raft", [], "", 0, 2)
 
     monkeypatch.setattr("sim.explore.mutants_run.seeds", control)
     finding = run_mutant(MUTANTS["votes-twice"], Terms(seeds=2))
@@ -91,7 +91,7 @@ def test_a_mutant_without_effect_is_not_called_caught(monkeypatch: pytest.Monkey
 
 def test_a_worker_that_cannot_become_the_mutant_says_why() -> None:
     with pytest.raises(MutantError, match="no mutant 'nobody'"):
-        list(seeds(["nobody"], "", 0, 1))
+        list(seeds("raft", ["nobody"], "", 0, 1))
 
 
 def test_the_command_prints_one_object_and_its_exit_code_tells_whether_all_were_caught() -> None:
@@ -137,7 +137,7 @@ def test_a_seed_of_the_table_is_replayed_with_the_tables_plan() -> None:
     (mutant,) = pick(["votes-twice"])
     from sim.explore.mutants import focuses
 
-    assert plans.loads(plan_text(mutant.focus, 7)) == plan_of(focuses()[mutant.focus], 7)
+    assert plans.loads(plan_text("raft", focuses()[mutant.focus], 7)) == plan_of(focuses()[mutant.focus], 7)
 
 
 def test_a_replay_as_a_mutant_runs_the_script_in_a_process_of_its_own(

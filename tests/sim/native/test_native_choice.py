@@ -15,6 +15,10 @@ from sim.explore.mutants_import import Finder
 from sim.native import finder as finders
 from sim.native.finder import NativeFinder, use
 from sim.native.modules import HOME, MODULES, ROOT, WATCHED, key, source
+from sim.oracles.committed import CommittedLog
+from sim.oracles.standard import STANDARD
+from sim.virtual import subjects
+from sim.virtual.client import Client
 
 
 @pytest.fixture
@@ -55,6 +59,18 @@ def test_the_key_covers_whatever_a_compiled_module_imports_by_itself() -> None:
                         outside.append(f"{module} imports {name}")
     assert outside == []
     assert all((ROOT / source(module)).is_file() for module in MODULES)
+
+
+def test_whatever_builds_on_a_compiled_class_is_compiled_too() -> None:
+    interpreted = []
+    for protocol in ("raft", "bft"):
+        for kind in (*STANDARD, CommittedLog, *subjects.protocol(protocol).oracles):
+            if kind.__module__ not in MODULES:
+                interpreted.append(f"{kind.__module__}.{kind.__name__}")
+    for kind in Client.__subclasses__():
+        if kind.__module__.startswith("sim.virtual.bft"):
+            assert kind.__module__ in MODULES
+    assert interpreted == []  # a compiled class has no interpreted heirs: the world would not even begin
 
 
 def test_what_judges_and_the_messages_are_never_compiled() -> None:
