@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from hashlib import sha256
 from typing import Any, Final
 
 from consensus.bft.certificates import CertificateError, read_checkpoint
@@ -10,9 +11,24 @@ from consensus.bft.messages import Certificates, CheckpointVote, ReadReply, Read
 from consensus.bft.signing import checkpoint_statement
 from consensus.core import NodeId
 from node.protocol import Answer, Chunk, Code, DigestReport, Outcome, QueryRefused, Refused, SessionOpened
+from node.snapshot import SnapshotError, decode_manifest
 from sim.byzantine.strategies import ORDERING, Whimsical
-from sim.byzantine.strategy import Send, Strategy
+from sim.byzantine.strategy import Own, Send, Strategy
 from sim.byzantine.timeout_lies import ForgeTimeouts
+
+_STATES: Final = 64
+"""Fetches of states that are remembered."""
+
+
+def _other_manifest(data: bytes) -> bytes:
+    """The list of pieces of a state of as many bytes, all of them zero."""
+    try:
+        true = decode_manifest(data)
+    except SnapshotError:
+        return data
+    return dataclasses.replace(
+        true, hashes=tuple(sha256(bytes(size)).digest() for size in true.sizes)
+    ).encode()
 
 
 class LiesToClients(Strategy):
@@ -63,6 +79,13 @@ class StateLiar(Strategy):
     name = "state liar"
     title = "wrong digests, checkpoint votes and pieces of snapshots"
 
+    def __init__(self, own: Own) -> None:
+        super().__init__(own)
+        self._bides = self.rng.random() < 0.5
+        """It signs what is true, so that others come to fetch a state."""
+        self._instead: dict[tuple[NodeId, int], bool] = {}
+        """(who asks, for which snapshot) -> whether another state is given instead."""
+
     def outgoing(self, dest: NodeId, message: Any, now: int) -> list[Send]:
         rng, own = self.rng, self.own
         kind = type(message)
@@ -75,30 +98,45 @@ class StateLiar(Strategy):
                     (dest, DigestReport(message.index + rng.randint(0, 3), message.digest, rng.randbytes(32)))
                 ]
             return []
+        if kind is CheckpointVote and self._bides:
+            return [(dest, message)]
         if kind is CheckpointVote:
             forged = self._vote(message)
             return [(dest, forged), (dest, message)] if rng.random() < 0.3 else [(dest, forged)]
         if kind is Chunk:
-            how = rng.randrange(5)
-            if how == 0:
-                return [
-                    (
-                        dest,
-                        Chunk(message.index, message.piece, message.pieces, rng.randbytes(len(message.data))),
-                    )
-                ]
-            if how == 1:
-                return [(dest, Chunk(message.index, message.piece, 0, b""))]
-            if how == 2:
-                return [(dest, Chunk(message.index, message.piece + 1, message.pieces, message.data))]
-            if how == 3:
-                return [(dest, Chunk(message.index, message.piece, 1 << 40, message.data))]
-            return []
-        if kind is Certificates and message.checkpoint:
+            return self._piece(dest, message)
+        if kind is Certificates and message.checkpoint and not self._bides:
             data = bytearray(message.checkpoint)
             data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
             return [(dest, Certificates(own.committee.epoch, message.high_qc, message.high_tc, bytes(data)))]
         return [(dest, message)]
+
+    def _piece(self, dest: NodeId, message: Chunk) -> list[Send]:
+        """A piece that is none, or a true one but for a bit; or a whole state that is none, in pieces that fit together."""
+        rng = self.rng
+        index, piece, pieces, data = message.index, message.piece, message.pieces, message.data
+        if pieces and piece == 0:
+            if len(self._instead) >= _STATES:
+                self._instead.clear()
+            self._instead[dest, index] = rng.random() < 0.4
+            if self._instead[dest, index]:
+                return [(dest, Chunk(index, 0, pieces, _other_manifest(data)))]
+        elif pieces and self._instead.get((dest, index)):
+            return [(dest, Chunk(index, piece, pieces, bytes(len(data))))]
+        how = rng.randrange(8)
+        if how == 0:
+            return [(dest, Chunk(index, piece, pieces, rng.randbytes(len(data))))]
+        if how == 1:
+            return [(dest, Chunk(index, piece, 0, b""))]
+        if how == 2:
+            return [(dest, Chunk(index, piece + 1, pieces, data))]
+        if how == 3:
+            return [(dest, Chunk(index, piece, 1 << 40, data))]
+        if how == 4 or not data:
+            return []
+        spoilt = bytearray(data)
+        spoilt[rng.randrange(len(spoilt))] ^= 1 << rng.randrange(8)
+        return [(dest, Chunk(index, piece, pieces, bytes(spoilt) if piece else data))]
 
     def _vote(self, message: CheckpointVote) -> CheckpointVote:
         try:

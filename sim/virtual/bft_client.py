@@ -190,6 +190,14 @@ class BftClient(Client):
         ]
         if len(self._bundles) > 8:
             choices.append(self._bundles[0])
+        # In the session of somebody else, under a number that is soon to come there.
+        theirs = [
+            client for client in self.world.clients if client is not self and client.session is not None
+        ]
+        if theirs:
+            victim = rng.choice(theirs)
+            seqs = [victim.low + rng.randint(1, 12)]
+            choices += 3 * [self._bundle(victim.session or 0, victim.low, seqs, [good])]
         connection.to_node(rng.choice(choices))
 
     # ----------------------------------------------------------------------------------------------------- hearing

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from consensus.bft.block import Block, batch_digest, decode_block, genesis, genesis_qc
-from consensus.bft.certificates import CertificateError, QuorumCertificate, decode_qc
+from consensus.bft.certificates import CertificateError, QuorumCertificate, decode_qc, decode_tc
 from consensus.bft.chain import extend, flaw
 from consensus.bft.messages import (
     Batch,
@@ -22,13 +22,14 @@ from consensus.bft.messages import (
     Timeout,
     Vote,
 )
-from consensus.bft.signing import proposal_statement, vote_statement
+from consensus.bft.signing import proposal_statement, timeout_statement, vote_statement
 from consensus.bft.timing import Timing
 from node.protocol import Answer, Chunk, DigestReport, Outcome, Refused, SessionOpened
 from sim.byzantine import forging
 from sim.byzantine.client_lies import STRATEGIES
 from sim.byzantine.strategies import Equivocate, Silent
 from sim.byzantine.strategy import Knowledge, Own, Strategy
+from sim.byzantine.timeout_lies import ForgeTimeouts
 from sim.virtual.bft_committee import committee, notary
 
 NAMES = ("n1", "n2", "n3", "n4")
@@ -210,3 +211,22 @@ def test_an_equivocator_signs_each_of_its_blocks() -> None:
     for message in proposals:
         block = decode_block(message.block)
         assert KEYS.verify("n1", proposal_statement(HERE, block.round, block.digest), message.signature)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_forged_certificate_of_timeouts_never_verifies(seed: int) -> None:
+    liar = ForgeTimeouts(own(seed))
+    forged = 0
+    blocks = chain(5)
+    for block, _ in blocks:
+        liar.say("n2", forging.proposal(liar.own, block), 0)
+        for name in NAMES[1:]:
+            statement = timeout_statement(HERE, block.round + 1, block.round)
+            said = certificate(block.round, block.digest).encode()
+            liar.hear(name, Timeout(1, block.round + 1, said, b"", KEYS.signer(name).sign(statement)), 0)
+    for turn in range(40):
+        for _, message in liar.pass_time(turn * liar.every):
+            forged += 1
+            with pytest.raises(CertificateError):
+                decode_tc(message.high_tc).verify(HERE, KEYS.keyring("n2"), genesis(HERE).digest)
+    assert forged == 40

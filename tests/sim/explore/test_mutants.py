@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import ast
+import json
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from sim.explore import mutants_lockstep
 from sim.explore.mutants import (
     CATALOGUE,
     CORE,
+    EXPLORE,
     HARNESS,
+    PROTOCOLS,
     ROOT,
     Mutant,
     MutantError,
     focuses,
+    instrument_of,
     load,
     mutate,
     pick,
@@ -26,7 +32,11 @@ from sim.explore.mutants_worker import counts, plan_of
 from sim.explore.statistics import wilson
 from sim.marks import places
 
-MUTANTS = load()
+TABLES = {protocol: load(protocol) for protocol in PROTOCOLS}
+MUTANTS = {name: mutant for table in TABLES.values() for name, mutant in table.items()}
+FOCUSES = [(protocol, name) for protocol in PROTOCOLS for name in focuses(protocol)]
+CLIENTS = "sim/virtual/bft_subject.py"
+"""Where the clients of virtual runs are told how many equal replies to believe: a safeguard of the protocol's."""
 
 
 @pytest.mark.parametrize("name", list(MUTANTS))
@@ -38,17 +48,32 @@ def test_a_mutant_fits_todays_source_once_and_compiles(name: str) -> None:
         assert ast.dump(ast.parse(text)) != ast.dump(ast.parse(before)), "it changes nothing but words"
 
 
-def test_there_are_enough_mutants_and_every_one_says_what_it_stands_for() -> None:
-    core = [mutant for mutant in MUTANTS.values() if mutant.family == CORE]
-    harness = [mutant for mutant in MUTANTS.values() if mutant.family == HARNESS]
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_there_are_enough_mutants_and_every_one_says_what_it_stands_for(protocol: str) -> None:
+    table = TABLES[protocol].values()
+    core = [mutant for mutant in table if mutant.family == CORE]
+    harness = [mutant for mutant in table if mutant.family == HARNESS]
     assert len(core) >= 25
     assert len(harness) >= 3
-    assert all(file.startswith(("consensus/", "node/")) for mutant in core for file in mutant.files)
+    assert all(mutant.protocol == protocol for mutant in table)
+    files = [file for mutant in core for file in mutant.files if file != CLIENTS]
+    assert all(file.startswith(("consensus/", "node/")) for file in files)
     assert all(file.startswith("sim/") for mutant in harness for file in mutant.files)
 
 
-def test_no_two_mutants_are_the_same_change() -> None:
-    changes = [mutant.edits for mutant in MUTANTS.values() if mutant.check != "by"]
+def test_no_two_tables_have_a_mutant_of_the_same_name() -> None:
+    assert len(MUTANTS) == sum(map(len, TABLES.values()))
+    assert pick(["votes-twice", "votes-twice-in-a-round"]) == [
+        TABLES["raft"]["votes-twice"],
+        TABLES["bft"]["votes-twice-in-a-round"],
+    ]
+    with pytest.raises(MutantError, match="no mutant 'votes-twice'"):
+        pick(["votes-twice"], "bft")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_no_two_mutants_of_a_table_are_the_same_change(protocol: str) -> None:
+    changes = [mutant.edits for mutant in TABLES[protocol].values() if mutant.check != "by"]
     assert len(set(changes)) == len(changes)
 
 
@@ -57,16 +82,58 @@ def test_a_mutants_mark_exists() -> None:
     assert [mutant.mark for mutant in MUTANTS.values() if mutant.mark and mutant.mark not in known] == []
 
 
-@pytest.mark.parametrize("name", list(focuses()))
-def test_a_focus_gives_a_plan_whose_faults_lie_within_it(name: str) -> None:
+@pytest.mark.parametrize(("protocol", "name"), FOCUSES)
+def test_a_focus_gives_a_plan_whose_faults_lie_within_it(protocol: str, name: str) -> None:
+    focus = focuses(protocol)[name]
+    if instrument_of(focus) != EXPLORE:
+        return
     for seed in range(5):
-        plan = plan_of(focuses()[name], seed)
+        plan = plan_of(focus, seed, protocol)
+        assert plan.protocol == protocol
         assert all(fault.until <= plan.duration for fault in plan.schedule)
-        assert plan == plan_of(focuses()[name], seed)
+        assert plan == plan_of(focus, seed, protocol)
 
 
-def test_no_focus_is_without_a_mutant() -> None:
-    assert set(focuses()) == {mutant.focus for mutant in MUTANTS.values() if mutant.focus}
+def test_a_focus_never_lets_more_nodes_lie_than_its_committee_stands() -> None:
+    for name, focus in focuses("bft").items():
+        liars = {fault["params"]["node"] for fault in focus.get("faults", ()) if fault["kind"] == "byzantine"}
+        lost = {fault["params"]["node"] for fault in focus.get("faults", ()) if fault["kind"] == "gone"}
+        assert len(liars | lost) <= 1, name
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_no_focus_is_without_a_mutant(protocol: str) -> None:
+    assert set(focuses(protocol)) == {mutant.focus for mutant in TABLES[protocol].values() if mutant.focus}
+
+
+@pytest.mark.parametrize("name", ["twins", "twins-plain", "byzzfuzz"])
+def test_a_seed_of_another_instrument_is_played_again_by_its_own_command(name: str) -> None:
+    from sim.byzantine.commands import byzzfuzz, twins
+
+    focus = focuses("bft")[name]
+    command, *words = mutants_lockstep.words(focus, 3)
+    run = {"twins": twins, "byzzfuzz": byzzfuzz}[command]
+    played = json.loads(CliRunner().invoke(run, [*words, "--json"]).stdout)
+    outcome, oracle, _, details = mutants_lockstep.play(focus, 3)
+    assert (outcome, oracle) == ("ok", "")
+    assert played["exit_code"] == 0
+    assert (played["cut"], played["early"]) == (
+        details["links: cut"],
+        details["run: committed before the links were healed"],
+    )
+
+
+def test_a_shape_that_an_instrument_does_not_know_is_refused() -> None:
+    with pytest.raises(MutantError, match=r"shape of twins: .*'noddes'"):
+        mutants_lockstep.play({"instrument": "twins", "shape": {"noddes": 4}}, 0)
+
+
+def test_an_unknown_instrument_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bft").mkdir()
+    (tmp_path / "bft" / "focus.toml").write_text("[x]\ninstrument = 'dice'\n")
+    monkeypatch.setattr("sim.explore.mutants.CATALOGUE", tmp_path)
+    with pytest.raises(MutantError, match="no instrument 'dice'; there are explore, twins, byzzfuzz"):
+        load("bft")
 
 
 def test_a_mutant_is_shown_as_a_unified_diff() -> None:
@@ -79,7 +146,7 @@ def test_a_mutant_is_shown_as_a_unified_diff() -> None:
 def test_an_unknown_mutant_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(MutantError, match="did you mean 'votes-twice'"):
         pick(["vote-twice"])
-    with pytest.raises(MutantError, match="there are some of raft"):
+    with pytest.raises(MutantError, match="there are some of raft, bft"):
         load("paxos")
 
 

@@ -27,10 +27,13 @@ MUTANTS = load()
         ("candidate-does-not-wait", "raft log"),
         ("only-own-records-waited-for", "raft log"),
         ("quorum-scan-off-by-one", "raft log"),
+        ("vote-not-recorded", "words on disk"),
+        ("votes-where-it-has-given-up", "promises"),
     ],
 )
 def test_a_quick_mutant_is_caught_from_outside_within_few_seeds(name: str, oracle: str) -> None:
-    finding = run_mutant(MUTANTS[name], Terms(seeds=6, stop=2))
+    (mutant,) = pick([name])
+    finding = run_mutant(mutant, Terms(seeds=6, stop=2))
     assert finding.caught
     assert list(finding.by) == [oracle]
     assert finding.detections == 2
@@ -135,9 +138,10 @@ def test_the_list_and_the_differences_run_nothing() -> None:
 
 def test_a_seed_of_the_table_is_replayed_with_the_tables_plan() -> None:
     (mutant,) = pick(["votes-twice"])
-    from sim.explore.mutants import focuses
+    from sim.explore.mutants import focus_of
 
-    assert plans.loads(plan_text("raft", focuses()[mutant.focus], 7)) == plan_of(focuses()[mutant.focus], 7)
+    focus = focus_of(mutant.protocol, mutant.focus)
+    assert plans.loads(plan_text(mutant.protocol, focus, 7)) == plan_of(focus, 7)
 
 
 def test_a_replay_as_a_mutant_runs_the_script_in_a_process_of_its_own(
@@ -160,6 +164,32 @@ def test_a_replay_as_a_mutant_runs_the_script_in_a_process_of_its_own(
     assert command[5] == "replay"
     assert command[6].endswith("seed-7.json")
     assert command[7:] == ["--json", "--on-crash", "go-on"]
+
+
+def test_what_twins_have_found_is_replayed_by_their_command_and_by_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    name = "votes-where-it-has-given-up"
+    rerun((name,), "7", ["scripts/partition.py", "replay", "7", "--mutant", name])
+    (command,) = ran
+    assert command[3] == name
+    assert command[5] == "twins"
+    assert command[-2] == "--scenario"
+    with pytest.raises(MutantError, match="is run by twins, which has no plans"):
+        rerun((name,), "7", ["scripts/partition.py", "shrink", "7", "--mutant", name])
+
+
+def test_a_blinded_instrument_is_noticed() -> None:
+    finding = run_harness_mutant(load("bft")["blind-to-promises-in-lockstep"], Terms(seeds=12))
+    assert finding.caught
+    assert finding.words.endswith("with the mutant on 0")
 
 
 def test_the_table_for_the_docs_has_a_line_for_every_mutant() -> None:
