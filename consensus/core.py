@@ -142,6 +142,9 @@ class CoreView:
     storage_stalled: bool
     facts: dict[str, Any] = field(default_factory=dict)
     """What only this protocol has to tell, by name, for status pages."""
+    vouched_snapshot: int = 0
+    """Index of the snapshot that peers are told to fetch for as long as newer ones are only this node's own word: it must be
+    kept beside them. 0: the newest one is as good as any."""
 
 
 class Out:

@@ -137,13 +137,15 @@ class Compaction:
         self._writing = None
         return written
 
-    def settle(self, meta: SnapshotMeta, effects: Effects) -> None:
-        """`meta` is durable and the core knows: have the journal rotated, and older files removed."""
-        # The one before is kept: a peer may be fetching it.
+    def settle(self, meta: SnapshotMeta, vouched: int, effects: Effects) -> None:
+        """`meta` is durable and the core knows: have the journal rotated, and older files removed. `vouched`: see `CoreView`."""
+        # The one before is kept: a peer may be fetching it. And the one that a quorum has signed, however many this node has taken
+        # since: while the signatures of newer ones are missing, nobody who is behind has another way to come back, and perhaps it
+        # is just their signature that is missing.
         older, self.index = self.index, meta.index
         self.rotate = True
         effects.events.append(("snapshot", {"index": meta.index, "bytes": meta.size}))
-        ops = snapshot.clean_ops(self._disk.names(), {meta.index, older})
+        ops = snapshot.clean_ops(self._disk.names(), {meta.index, older, vouched})
         if ops:
             self._job(ops, effects)
         if self._marked is not None:

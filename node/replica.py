@@ -537,7 +537,7 @@ class Replica:
             # This node's own; or a fetched one that the log has overtaken, which then is as good as an own one.
             self.core.snapshot_taken(meta, now, self._out)
         self._take(now)
-        self._compaction.settle(meta, self._effects)
+        self._compaction.settle(meta, self.core.observe().vouched_snapshot, self._effects)
         # Another one may have come completely in the meantime.
         self._compaction.install(self._queued_index, self._effects)
 

@@ -145,8 +145,8 @@ def decode_block(data: bytes) -> Block:
         decode_qc(justify)
     except BlockError:
         raise
-    except CertificateError as error:
-        raise BlockError(str(error)) from None
+    except CertificateError as flaw:
+        raise BlockError(str(flaw)) from None
     except Exception as error:
         raise BlockError(f"no block: {type(error).__name__}") from None
     made = make_block(

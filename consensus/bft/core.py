@@ -303,6 +303,7 @@ class BftCore(Receiving):
             members=self.committee.members,
             match_index={},
             storage_stalled=bool(self._pending) and self._now - self._pending[0][1] > self.timing.stall,
+            vouched_snapshot=self.states.checkpoints.index,
             facts={
                 "round": self.pacemaker.round,
                 "leader": self.leader(tip.block, self.round) if tip is not None else None,

@@ -221,20 +221,27 @@ class Receiving(Voting):
             out.now.append((sender, Blocks(found)))
 
     def _on_blocks(self, sender: NodeId, message: Blocks, now: int, out: Out) -> None:
-        held: Held | None = None
+        # All of the reply is judged before any of it is used: what is held is not asked for any more, so a block that stayed behind
+        # when a later one of the reply was garbage would wait for ever.
+        taken: list[Held] = []
+        expected = b""
         for encoded in message.blocks[:MOST_BLOCKS]:
             block = decode_block(encoded)
-            if not self.sync.wants_block(block.digest) or block.epoch != self.committee.epoch:
+            if block.digest != expected and not self.sync.wants_block(block.digest):
+                break
+            if self.tree.get(block.digest) is not None or block.epoch != self.committee.epoch:
                 break
             justify = self.judge.qc(block.justify)
             if justify.round >= block.round:
                 raise Rejected("a block below its parent")
-            held = Held(block, justify, sender, False)
+            taken.append(Held(block, justify, sender, False))
+            expected = justify.block
+        for held in taken:
             self.sync.hold(held)
-            if self.tree.get(justify.block) is None:
-                self._want(justify, (sender,), now)
-        if held is not None:
-            self._place(held.block.digest, now, out)
+            if self.tree.get(held.justify.block) is None:
+                self._want(held.justify, (sender,), now)
+        if taken:
+            self._place(taken[-1].block.digest, now, out)
 
     # ----------------------------------------------------------------------------------------- checkpoints
 

@@ -9,7 +9,7 @@ from typing import Final
 from sim.faults.kind import Terrain
 from sim.faults.themes import Theme, crowd, hard_starts
 
-_EAGER: Final = {"pause": (40_000, 200_000), "beat": 0, "batch": 5, "window": 12, "sleep": 0.0}
+_EAGER: Final = {"pause": (130_000, 400_000), "beat": 0, "batch": 5, "window": 12, "sleep": 0.0}
 
 
 def _liar(theme: Theme, rng: Random, terrain: Terrain, begins: list[int], variants: tuple[str, ...]) -> str:

@@ -121,7 +121,7 @@ def _rot(world: World, running: Running) -> Course:
     notice. What no single node can tell from a torn write (docs/explanation/durability.md) is left alone."""
     host = _victim(world, running)
     yield 0
-    for _ in range(200):  # until there is such a part
+    for _ in range(40):  # until there is such a part
         found = [
             place
             for place in places(host.disk, [running.fault.params["variant"]])
@@ -129,7 +129,7 @@ def _rot(world: World, running: Running) -> Course:
         ]
         if found or host.lost:
             break
-        yield 10_000
+        yield 50_000
     else:
         return
     if not found:

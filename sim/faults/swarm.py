@@ -100,7 +100,7 @@ def draw(seed: int, options: Options = Options()) -> Plan:
         ),
         load=Load(
             pause=(450_000, 950_000),
-            beat=rng.choice((0, 250_000)) if rng.random() < 0.12 else 500_000,
+            beat=rng.choice((0, 250_000)) if rng.random() < 0.08 else 500_000,
             batch=rng.choice((4, 5, 6)),
             window=rng.choice((4, 8, 12)),
             patience=(8_000, 30_000) if rng.random() < 0.1 else (60_000, 120_000),

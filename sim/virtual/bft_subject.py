@@ -85,14 +85,14 @@ def liar(world: World, node: NodeId, name: str, rng: Random) -> Strategy:
 
 def nodes(rng: Random) -> int:
     """Mostly 4."""
-    return rng.choice((4, 4, 4, 4, 4, 6, 7))
+    return rng.choice((4, 4, 4, 4, 4, 4, 4, 4, 6, 7))
 
 
 def draws(rng: Random) -> dict[str, int]:
     """Small bounds, so that marks, snapshots, exiles and backoffs happen within seconds."""
     return {
         "round": rng.choice((60_000, 120_000, 300_000)),
-        "idle": rng.choice((20_000, 80_000, 150_000)),
+        "idle": rng.choice((50_000, 100_000, 150_000)),
         "backoff_most": rng.choice((400_000, 1_200_000)),
         "resend": rng.choice((50_000, 100_000, 200_000)),
         "mark_heights": rng.choice((2, 8, 32)),

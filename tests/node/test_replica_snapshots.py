@@ -111,6 +111,26 @@ def test_the_snapshot_before_the_newest_is_kept_and_older_ones_go() -> None:
     assert sum(1 for heard in bench.core.heard if heard[0] == "taken") > 3
 
 
+def test_the_snapshot_that_a_quorum_vouches_for_is_kept_however_many_newer_ones_there_are() -> None:
+    bench = opened()
+    write(bench, 1)
+    while bench.replica.status(bench.now)["snapshot_index"] == 0:
+        write(bench, 2)
+        bench.finish_all()
+    vouched = bench.core.view.vouched_snapshot = bench.replica.status(bench.now)["snapshot_index"]
+    for seq in range(3, 22):
+        write(bench, seq)
+        bench.finish_all()
+    assert [vouched, *snapshot.snapshot_indexes(bench.disk.names())[-2:]] == snapshot.snapshot_indexes(
+        bench.disk.names()
+    )
+    bench.core.view.vouched_snapshot = bench.replica.status(bench.now)["snapshot_index"]
+    for seq in range(22, 40):
+        write(bench, seq)
+        bench.finish_all()
+    assert vouched not in snapshot.snapshot_indexes(bench.disk.names())
+
+
 def test_a_fetched_snapshot_is_restored_when_it_is_durable_and_queued_entries_that_it_covers_are_dropped() -> (
     None
 ):

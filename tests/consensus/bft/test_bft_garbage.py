@@ -172,3 +172,20 @@ def test_a_peer_that_asks_without_end_is_not_answered_without_end() -> None:
     before = len(solo.now)
     solo.give("n4", BatchRequest([one.payload[0]]))
     assert len(solo.now) == before + 1, "and later it is answered again"
+
+
+def test_blocks_that_came_before_garbage_in_the_same_reply_are_asked_for_again_and_not_lost() -> None:
+    solo = Solo("n1")
+    one = solo.block(solo.genesis, 1, author="n2")
+    two = solo.block(one, 2)
+    three = solo.block(two, 3)
+    solo.give("n2", Certificates(1, solo.qc(three).encode(), b"", b""))
+    for rest in (b"garbage", solo.block(solo.genesis, 1, [b"not its parent"]).encoded[:-1]):
+        solo.give("n2", Blocks([three.encoded, two.encoded, rest]))
+        assert not solo.core.sync.held
+    solo.now.clear()
+    solo.pass_time(solo.core.timing.resend)
+    asked = [message for _, message in solo.now if type(message) is BlockRequest]
+    assert three.digest in [message.block for message in asked]
+    solo.give("n3", Blocks([three.encoded, two.encoded, one.encoded]))
+    assert [solo.core.tree.get(block.digest) is not None for block in (one, two, three)] == [True] * 3

@@ -153,3 +153,17 @@ def test_a_saved_plan_that_brings_code_along_is_interpreted(tmp_path: Path) -> N
     ):
         path.write_text(text, encoding="utf-8")
         assert natively.reason(["replay", str(path)]) == (f"{path} brings code along" if brings else ""), text
+
+
+def test_no_compiled_function_gives_one_name_to_two_kinds_of_exceptions() -> None:
+    """The compiler takes the type of the first for that of the name, and raises TypeError where Python would go on."""
+    found = []
+    for module in MODULES:
+        for function in ast.walk(ast.parse((ROOT / source(module)).read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef):
+                kinds: dict[str, set[str]] = {}
+                for handler in ast.walk(function):
+                    if isinstance(handler, ast.ExceptHandler) and handler.name and handler.type is not None:
+                        kinds.setdefault(handler.name, set()).add(ast.unparse(handler.type))
+                found += [f"{module}.{function.name}: {name}" for name, of in kinds.items() if len(of) > 1]
+    assert found == []
