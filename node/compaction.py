@@ -139,9 +139,9 @@ class Compaction:
 
     def settle(self, meta: SnapshotMeta, vouched: int, effects: Effects) -> None:
         """`meta` is durable and the core knows: have the journal rotated, and older files removed. `vouched`: see `CoreView`."""
-        # The one before is kept: a peer may be fetching it. And the one that a quorum has signed, however many this node has taken
-        # since: while the signatures of newer ones are missing, nobody who is behind has another way to come back, and perhaps it
-        # is just their signature that is missing.
+        # The one before is kept: a peer may be fetching it. And the one that a quorum has signed, however many this node has
+        # taken since: while the signatures of newer ones are missing, nobody who is behind has another way to come back, and
+        # perhaps it is just their signature that is missing.
         older, self.index = self.index, meta.index
         self.rotate = True
         effects.events.append(("snapshot", {"index": meta.index, "bytes": meta.size}))

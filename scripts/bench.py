@@ -132,19 +132,20 @@ def cluster(
         return
     show_environment(result["environment"])
     settings = result["settings"]
+    beside = dict.fromkeys(f"{load['nodes']} nodes ({load['protocol']})" for load in result["loads"])
     console.print(
-        f"{settings['nodes']} nodes ({settings['protocol']}) on loopback, mutual TLS, fsync before every acknowledgement, "
+        f"{' beside '.join(beside)} on loopback, mutual TLS, fsync before every acknowledgement, "
         f"{settings['sessions']} session, values of {settings['value_bytes']} bytes; applying one costs "
         f"{result['apply_us_per_update']} us",
         soft_wrap=True,
     )
     columns = (
-        "in flight", "dark", "updates/signature", "updates/s", "p50 ms", "p99 ms", "p99.9 ms", "max ms",
+        "protocol", "in flight", "dark", "updates/signature", "updates/s", "p50 ms", "p99 ms", "p99.9 ms", "max ms",
         "journal bytes/update", "updates/entry", "failed",
     )  # fmt: skip
     rows = [
         (
-            str(load["in_flight"]), load["dark"] or "-",
+            load["protocol"], str(load["in_flight"]), load["dark"] or "-",
             f"{load['updates_per_signature']:.1f}" if load["bundle"] else "-",
             f"{load['updates_per_s']:,.0f}", f"{load['p50_ms']:.2f}", f"{load['p99_ms']:.2f}",
             f"{load['p999_ms']:.2f}", f"{load['max_ms']:.1f}", f"{load['journal_bytes_per_update']:.0f}",

@@ -221,8 +221,8 @@ class Receiving(Voting):
             out.now.append((sender, Blocks(found)))
 
     def _on_blocks(self, sender: NodeId, message: Blocks, now: int, out: Out) -> None:
-        # All of the reply is judged before any of it is used: what is held is not asked for any more, so a block that stayed behind
-        # when a later one of the reply was garbage would wait for ever.
+        # All of the reply is judged before any of it is used: what is held is not asked for any more, so a block that stayed
+        # behind when a later one of the reply was garbage would wait for ever.
         taken: list[Held] = []
         expected = b""
         for encoded in message.blocks[:MOST_BLOCKS]:

@@ -5,7 +5,8 @@ of the given size, really applied on every replica. The client is one process wi
 many updates are in flight, and each acknowledgement lets the next one go. Load goes to loopback and stops by itself.
 
 With the BFT protocol the client signs what it sends, many updates under one signature where many wait. Two more loads follow
-then: with one node dark (stopped, so that nothing tells the others), and with a signature for every update.
+then: with one node dark (stopped, so that nothing tells the others), and with a signature for every update. Then, in the same
+run, Raft stands beside it: as many nodes as survive as many dark ones, the same loads, nothing signed.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class BenchError(Exception):
 class Load:
     """What one closed loop showed. Latencies in milliseconds, from handing the update to the client to its acknowledgement."""
 
+    protocol: str
+    nodes: int
     in_flight: int
     seconds: float
     updates: int
@@ -262,6 +265,8 @@ async def _one_load(
         return round(latencies[min(len(latencies) - 1, int(share * len(latencies)))], 3)
 
     return Load(
+        protocol,
+        len(members),
         plan.in_flight,
         took,
         len(latencies),
@@ -301,26 +306,16 @@ def measure_cluster(
     folder: Path | None = None,
     say: Callable[[str], None] = lambda words: None,
 ) -> dict[str, Any]:
-    """Start a cluster, put it under load, take it down. Raises BenchError, ClusterError."""
+    """Start a cluster, put it under load, take it down; with BFT, then one of Raft. Raises BenchError, ClusterError."""
+    most = max(in_flight)
     plans = [Plan(count) for count in in_flight]
     if protocol == BFT:
-        plans += [Plan(max(in_flight), dark=True), Plan(max(in_flight), bundle=1)]
-    home = Path(tempfile.mkdtemp(prefix="ridethrough-bench-", dir=folder))
-    # Archives keep every byte written, so that bytes can be counted; no snapshot falls into the measurement otherwise.
-    settings: dict[str, dict[str, Any]] = {"storage": {"archive": True}, "log": {"level": "warning"}}
-    try:
-        members = write_cluster(home, nodes, settings, protocol)
-        with processes(home, members) as running:
-            say(f"starting {nodes} nodes")
-            try:
-                loads = trio.run(_measure, home, members, running, plans, size, seconds, protocol, say)
-            except ClientError as error:
-                words = "; ".join(
-                    f"{member.id}: {' '.join(p.tail())}" for member, p in zip(members, running, strict=True)
-                )
-                raise BenchError(f"{error}. The nodes' last words: {words}") from None
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+        plans += [Plan(most, dark=True), Plan(most, bundle=1)]
+    loads = _measure_one(nodes, protocol, plans, size, seconds, folder, say)
+    if protocol == BFT:
+        peers = 2 * ((nodes - 1) // 3) + 1  # u of them may be dark, as in the committee
+        plans = [*(Plan(count) for count in in_flight), Plan(most, dark=True)]
+        loads += _measure_one(peers, RAFT, plans, size, seconds, folder, say)
     return {
         "environment": {**environment(), "cores": os.cpu_count(), "trio": metadata.version("trio"),
                         "load": [round(load, 2) for load in os.getloadavg()], "node": platform.node() and "loopback"},
@@ -329,3 +324,30 @@ def measure_cluster(
         "apply_us_per_update": apply_cost_us(size),
         "loads": [asdict(load) for load in loads],
     }  # fmt: skip
+
+
+def _measure_one(
+    nodes: int,
+    protocol: str,
+    plans: list[Plan],
+    size: int,
+    seconds: float,
+    folder: Path | None,
+    say: Callable[[str], None],
+) -> list[Load]:
+    home = Path(tempfile.mkdtemp(prefix="ridethrough-bench-", dir=folder))
+    # Archives keep every byte written, so that bytes can be counted; no snapshot falls into the measurement otherwise.
+    settings: dict[str, dict[str, Any]] = {"storage": {"archive": True}, "log": {"level": "warning"}}
+    try:
+        members = write_cluster(home, nodes, settings, protocol)
+        with processes(home, members) as running:
+            say(f"starting {nodes} nodes ({protocol})")
+            try:
+                return trio.run(_measure, home, members, running, plans, size, seconds, protocol, say)
+            except ClientError as error:
+                words = "; ".join(
+                    f"{member.id}: {' '.join(p.tail())}" for member, p in zip(members, running, strict=True)
+                )
+                raise BenchError(f"{error}. The nodes' last words: {words}") from None
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
