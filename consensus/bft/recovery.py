@@ -145,33 +145,38 @@ def _meet(core: BftCore, snapshot: SnapshotMeta | None, replayed: Replayed) -> l
 
 
 def _recommit(core: BftCore, replayed: Replayed) -> None:
-    """What the journal shows to be committed."""
+    """What the journal shows to be committed. It is committed at once, up to the last of it: block by block, each commit would
+    walk through all blocks that are still open, and a journal of some thousands would take seconds to come back from."""
     tree = core.tree
-    for placed in list(tree.open.values()):
-        parent = placed.parent
-        if parent is not None:
-            _certified(core, parent, placed.block.parent)
+    ends: list[Placed] = []
+    for placed in tree.open.values():
+        if placed.parent is not None:
+            ends += _certify(placed.parent, placed.block.parent)
     tip = tree.get(core.high_qc.block)
     if tip is not None:
-        _certified(core, tip, core.high_qc)
+        ends += _certify(tip, core.high_qc)
+    shown = max((end.block.round for end in ends), default=tree.committed.block.round)
     known = tree.get(replayed.committed)
-    if known is not None and known.block.round > tree.committed.block.round:
-        sometimes("recovery: the journal says that more is committed than its certificates show")
-        _advance(core, known)
+    if known is not None:
+        ends.append(known)
+        if known.block.round > shown:
+            sometimes("recovery: the journal says that more is committed than its certificates show")
+    last = max(ends, key=lambda end: end.block.round, default=tree.committed)
+    if last.block.round <= tree.committed.block.round:
+        return
+    path = tree.commit(last)
+    for end in ends:
+        if tree.get(end.block.digest) is None:
+            raise SafetyViolation(f"the block of round {end.block.round} contradicts what is committed")
+    _mark(core, path)
+    core.to_deliver.extend(path)
 
 
-def _certified(core: BftCore, placed: Placed, qc: QuorumCertificate) -> None:
+def _certify(placed: Placed, qc: QuorumCertificate) -> list[Placed]:
+    """That certificate names the block: what is committed by that."""
     placed.certified = True
     parent = placed.parent
-    if parent is not None and rules.commits(parent.block.round, qc.round):
-        _advance(core, parent)
-
-
-def _advance(core: BftCore, target: Placed) -> None:
-    if target.block.round > core.tree.committed.block.round:
-        path = core.tree.commit(target)
-        _mark(core, path)
-        core.to_deliver.extend(path)
+    return [parent] if parent is not None and rules.commits(parent.block.round, qc.round) else []
 
 
 def _mark(core: BftCore, path: list[Placed]) -> None:
