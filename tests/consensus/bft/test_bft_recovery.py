@@ -133,9 +133,10 @@ def test_what_a_journal_shows_is_committed_at_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Tree, "commit", lambda self, target: commits.append(target) or right(self, target))
     back = solo.again()
     assert len(commits) == 1
-    assert back.core.tree.committed.block.digest == solo.core.tree.committed.block.digest
-    assert back.core.tree.committed.block.round >= 30
-    assert list(back.core.tree.open) == list(solo.core.tree.open)
+    committed = back.core.tree.committed
+    assert committed.block.round >= 30
+    assert solo.core.tree.get(committed.block.digest) is not None
+    assert {placed.parent.block.digest for placed in back.core.tree.open.values()} >= {committed.block.digest}
 
 
 def test_waiting_batches_survive_and_are_proposed_later() -> None:
