@@ -42,7 +42,19 @@ OWN_PLACES: Final[dict[str, tuple[str, ...]]] = {
 }
 """Protocol -> where the marks are that runs of no other protocol can reach."""
 OWN_MARKS: Final[dict[str, tuple[str, ...]]] = {
-    "raft": (),
+    "raft": (
+        # Only a leader's clock makes sessions expire, only requests without a signature belong to a connection, and only one
+        # source vouches for a snapshot.
+        "a leader proposes to forget an idle session",
+        "an idle session expires",
+        "a session expires that is gone already",
+        "a session was used again before the log could expire it",
+        "a request is refused and told who leads",
+        "a request is refused: its numbers make no sense",
+        "a command is refused: it is malformed or too long",
+        "a session is opened and its asker is gone",
+        "a snapshot is gone while it is fetched",
+    ),
     "bft": (
         "a snapshot that the log asked for gives way to the next before it is written",
         "a snapshot that the log asked for is written behind another",

@@ -21,10 +21,11 @@ from node.protocol import (
     Submit,
 )
 from node.requests import open_statement, submit_statement
+from node.signed import KEYS_A_CONNECTION
 from sim.check.history import Operation
 from sim.virtual.client import CONSISTENCIES, UNKNOWN_SESSION, Client, Connection, Load
 from sim.virtual.host import CLUSTER
-from sim.virtual.keys import Notary
+from sim.virtual.keys import Notary, Signer
 
 if TYPE_CHECKING:
     from sim.virtual.world import World
@@ -53,6 +54,7 @@ class BftClient(Client):
 
     def __init__(self, world: World, name: str, load: Load, notary: Notary, enough: int) -> None:
         super().__init__(world, name, load)
+        self._notary = notary
         self.signer = notary.client(name)
         self.enough = enough
         self._opened_says: dict[str, tuple[int, int, int, bytes]] = {}
@@ -164,7 +166,8 @@ class BftClient(Client):
             self._ask(rng.randrange(3), rng.choice((1_000, 30_000)), 200_000)
 
     def ask_nonsense(self, rng: Random) -> None:
-        """What no well-made client sends: unsigned, signed by another key, for another cluster, over other numbers; or old."""
+        """What no well-made client sends: unsigned, signed by another key, for another cluster, over other numbers; or old; or
+        more keys than anybody has; or everybody wants to hear of one key; or sessions that nobody uses."""
         connection = self._connection(rng.choice(self.world.names))
         session, public, sign = self.session or 7, self.signer.public, self.signer.sign
         good = self.workload.command(0, 0)
@@ -198,7 +201,28 @@ class BftClient(Client):
             victim = rng.choice(theirs)
             seqs = [victim.low + rng.randint(1, 12)]
             choices += 3 * [self._bundle(victim.session or 0, victim.low, seqs, [good])]
-        connection.to_node(rng.choice(choices))
+        draw = rng.random()
+        stranger = self._notary.client(f"stranger {rng.randrange(1_000)}")
+        if draw < 0.03:
+            for _ in range(KEYS_A_CONNECTION + 1):
+                connection.to_node(Introduce(rng.randbytes(32)))
+        elif draw < 0.1:
+            for client in self.world.clients:
+                client._connection(connection.host.name).to_node(Introduce(stranger.public))
+        elif draw < 0.3:
+            for _ in range(4):
+                connection.to_node(
+                    self._open_for(self._notary.client(f"stranger {rng.randrange(1_000)}"), rng)
+                )
+        else:
+            connection.to_node(rng.choice(choices))
+
+    def _open_for(self, stranger: Signer, rng: Random) -> SignedOpen:
+        """A session for a key that does nothing with it: the table fills. Its nonce is none that a client takes."""
+        nonce = rng.randrange(1 << 40, 1 << 41)
+        signature = stranger.sign(open_statement(CLUSTER, stranger.public, nonce))
+        self.world.signed[signature] = (stranger.public, nonce)
+        return SignedOpen(stranger.public, nonce, signature)
 
     # ----------------------------------------------------------------------------------------------------- hearing
 

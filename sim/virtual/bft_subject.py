@@ -100,6 +100,7 @@ def draws(rng: Random) -> dict[str, int]:
         "block_bytes": rng.choice((4_000, 2 << 20)),
         "turns": rng.choice((4, 16)),
         "exile": rng.choice((8, 64)),
+        "author_bytes": rng.choice((4_000, 32 << 20, 32 << 20, 32 << 20)),
     }
 
 
