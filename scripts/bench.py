@@ -139,6 +139,13 @@ def cluster(
         f"{result['apply_us_per_update']} us",
         soft_wrap=True,
     )
+    if "verify_us" in result:
+        console.print(
+            f"verifying a client's signature costs {result['verify_us']} us, at each of the {settings['nodes']} nodes: with a "
+            f"signature for every update {settings['nodes']} nodes on {result['environment']['cores']} cores cannot pass "
+            f"{result['limit_at_one_signature_per_s']:,} updates/s",
+            soft_wrap=True,
+        )
     columns = (
         "protocol", "in flight", "dark", "updates/signature", "updates/s", "p50 ms", "p99 ms", "p99.9 ms", "max ms",
         "journal bytes/update", "updates/entry", "failed",

@@ -296,6 +296,19 @@ def apply_cost_us(size: int, count: int = 50_000) -> float:
     return round(statistics.median(times), 3)
 
 
+def verify_cost_us(count: int = 200) -> float:
+    """Microseconds that verifying one signature of a client costs on one core (it frees the interpreter lock)."""
+    key = keys.SigningKey()
+    times = []
+    for number in range(count):
+        data = b"%d" % number + bytes(300)
+        signature = key.sign(data)
+        began = time.perf_counter()
+        keys.verify(key.public, data, signature)
+        times.append((time.perf_counter() - began) * 1e6)
+    return round(statistics.median(times), 1)
+
+
 def measure_cluster(
     *,
     nodes: int = 3,
@@ -316,12 +329,19 @@ def measure_cluster(
         peers = 2 * ((nodes - 1) // 3) + 1  # u of them may be dark, as in the committee
         plans = [*(Plan(count) for count in in_flight), Plan(most, dark=True)]
         loads += _measure_one(peers, RAFT, plans, size, seconds, folder, say)
+    signed = {}
+    if protocol == BFT:
+        cost = verify_cost_us()
+        # Every node verifies what it votes for, and here the nodes share the cores.
+        limit = (os.cpu_count() or 1) / (nodes * cost * 1e-6)
+        signed = {"verify_us": cost, "limit_at_one_signature_per_s": round(limit)}
     return {
         "environment": {**environment(), "cores": os.cpu_count(), "trio": metadata.version("trio"),
                         "load": [round(load, 2) for load in os.getloadavg()], "node": platform.node() and "loopback"},
         "settings": {"nodes": nodes, "protocol": protocol, "value_bytes": size, "durable": True, "tls": True, "sessions": 1,
                      "machine": "kv", "timing": asdict(config.Timing()), "storage": "archive on, no power marks"},
         "apply_us_per_update": apply_cost_us(size),
+        **signed,
         "loads": [asdict(load) for load in loads],
     }  # fmt: skip
 
