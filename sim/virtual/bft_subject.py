@@ -83,6 +83,11 @@ def liar(world: World, node: NodeId, name: str, rng: Random) -> Strategy:
     return STRATEGIES[name](own)
 
 
+def takes_part(core: Core, since: int) -> bool:
+    """Whether a member has voted in a round above `since`."""
+    return bool(core.observe().facts["voted_round"] > since)
+
+
 def nodes(rng: Random) -> int:
     """Mostly 4."""
     return rng.choice((4, 4, 4, 4, 4, 4, 4, 4, 6, 7))
@@ -118,4 +123,5 @@ BFT = ProtocolSubject(
     requests=requests,
     leader=leader,
     liar=liar,
+    takes_part=takes_part,
 )

@@ -94,6 +94,9 @@ class ProtocolSubject:
     """Who leads in a world, where views do not say."""
     liar: Callable[[Any, NodeId, str, Random], Any] | None = None
     """(world, node, name of a strategy, random stream) -> the strategy (`sim.byzantine.strategy.Strategy`)."""
+    takes_part: Callable[[Core, int], bool] | None = None
+    """(core, highest term when everything was repaired) -> whether this member has had a say since then; where nobody needs a
+    member that is well, nothing else shows that it has fallen silent. None: it is not asked."""
 
 
 @dataclass(slots=True, frozen=True)

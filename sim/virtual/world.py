@@ -423,6 +423,25 @@ class World:
             raise Stuck(
                 f"the nodes have not become alike {self.plan.patience / 1e6:g} s after everything was repaired\n{self.explain()}"
             )
+        if self.protocol.takes_part is not None:
+            running = [host.replica.core for host in self.hosts.values() if host.replica is not None]
+            since = max((core.observe().term for core in running), default=0)
+            if not self._wait(lambda: not self._silent(since)):
+                raise Stuck(
+                    f"{', '.join(self._silent(since))}: up to date and well connected, and without a say in anything for "
+                    f"{self.plan.patience / 1e6:g} s\n{self.explain()}"
+                )
+
+    def _silent(self, since: int) -> list[str]:
+        """Who is there and has had no say since that term."""
+        spoke = self.protocol.takes_part
+        return [
+            host.name
+            for host in self.hosts.values()
+            if spoke is not None
+            and not host.lost
+            and (host.replica is None or not spoke(host.replica.core, since))
+        ]
 
     def _wait(self, done: Any) -> bool:
         """Let time pass until `done()`, asked every five milliseconds; False: the patience is over."""

@@ -14,6 +14,7 @@ import pytest
 from consensus.bft import core as cores
 from consensus.bft import rules
 from consensus.bft.certificates import QuorumCertificate
+from consensus.bft.voting import Voting
 from node.protocol import Introduce, Outcome, Refused, SessionOpened, SignedSubmit
 from node.sessions import PLACES
 from sim.byzantine.client_lies import STRATEGIES
@@ -61,6 +62,24 @@ def test_everything_that_clients_ask_for_is_answered_by_enough_nodes() -> None:
     assert result.acknowledged > 0.9 * result.operations
     assert {type(client) for client in world.clients} == {BftClient}
     assert all(host.replica is not None and host.applied > 20 for host in world.hosts.values())
+
+
+def test_a_member_that_is_well_and_never_votes_is_noticed_though_nobody_needs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    consider, propose = Voting._consider, Voting._try_propose
+
+    def silent(self: Voting, *what: Any) -> None:
+        if self.node != "n3":
+            consider(self, *what)
+
+    monkeypatch.setattr(Voting, "_consider", silent)
+    monkeypatch.setattr(
+        Voting, "_try_propose", lambda self, now, out: self.node == "n3" or propose(self, now, out)
+    )
+    result, _ = run(quorum=0)
+    assert result.outcome == "liveness"
+    assert "n3: up to date and well connected, and without a say" in result.text
 
 
 @pytest.mark.parametrize("variant", STRATEGIES)
