@@ -77,7 +77,7 @@ class Base:
         self.timeouts = Timeouts(committee, self._keyring, self.evidence)
         self.pacemaker = Pacemaker(timing)
         self.payloads = Payloads(committee, node, timing.author_bytes)
-        self.sync = Sync(node, committee.members, timing.resend)
+        self.sync = Sync(node, committee.members, timing.resend, timing.served_bytes)
         self.states = States(node, committee, self._keyring, timing.resend)
         self.reads = Reads(committee, node, timing.resend, 4 * timing.resend + timing.round)
         self.reads.nonce = rng.getrandbits(60)

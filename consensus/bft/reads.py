@@ -68,8 +68,6 @@ class Reads:
             return False
         tokens = [token for asked in self._waiting for token in asked.tokens]
         self._running = _Asked(tokens, self._waiting[0].until)
-        if len(self._waiting) > 1:
-            sometimes("several barriers share one question to all")
         self._waiting = []
         self._answers = {self.node: None}
         self.nonce += 1

@@ -26,8 +26,6 @@ MOST_BLOCKS: Final = 256
 """Blocks asked for in one message."""
 REPLY_BYTES: Final = 1 << 20
 """Bytes of blocks in one reply; the first one always goes."""
-SERVED_BYTES: Final = 8 << 20
-"""Bytes given to one peer in the time after which things are asked for again."""
 _SMALL: Final = 200
 
 Request = tuple[NodeId, BatchRequest | BlockRequest]
@@ -61,6 +59,7 @@ class Sync:
     node: NodeId
     members: tuple[NodeId, ...]
     resend: int
+    served_bytes: int
     deadline: int = NEVER
     held: dict[bytes, Held] = field(default_factory=dict)
     _children: dict[bytes, list[bytes]] = field(default_factory=dict)
@@ -227,7 +226,7 @@ class Sync:
         since, given = self._served.get(peer, (0, 0))
         if now - since >= self.resend or now < since:
             since, given = now, 0
-        if given and given + size > SERVED_BYTES:
+        if given and given + size > self.served_bytes:
             sometimes("a peer asks for more than it may have at a time")
             return False
         self._served[peer] = (since, given + size + _SMALL)

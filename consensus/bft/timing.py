@@ -37,5 +37,7 @@ class Timing:
     """(*) Heights from one change of the schedule to the next; a turn that is passed over changes it at once."""
     exile: int = 64
     """(*) Heights for which a member whose turn was passed over has none."""
+    served_bytes: int = 8 << 20
+    """Bytes of blocks and batches given to one peer in the time `resend`; the first thing asked for always goes."""
     author_bytes: int = 32 << 20
     """Most payload bytes of one member that wait to be ordered; more is dropped, and comes again."""

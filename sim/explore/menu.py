@@ -54,6 +54,7 @@ OWN_MARKS: Final[dict[str, tuple[str, ...]]] = {
         "a command is refused: it is malformed or too long",
         "a session is opened and its asker is gone",
         "a snapshot is gone while it is fetched",
+        "a digest comes of a mark that was compared long ago",  # see node.digests.WaryDigestWatch
     ),
     "bft": (
         "a snapshot that the log asked for gives way to the next before it is written",

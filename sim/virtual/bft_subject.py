@@ -105,6 +105,7 @@ def draws(rng: Random) -> dict[str, int]:
         "block_bytes": rng.choice((4_000, 2 << 20)),
         "turns": rng.choice((4, 16)),
         "exile": rng.choice((8, 64)),
+        "served_bytes": rng.choice((4_000, 8 << 20, 8 << 20, 8 << 20)),
         "author_bytes": rng.choice((4_000, 32 << 20, 32 << 20, 32 << 20)),
     }
 

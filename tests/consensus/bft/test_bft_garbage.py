@@ -189,3 +189,16 @@ def test_blocks_that_came_before_garbage_in_the_same_reply_are_asked_for_again_a
     assert three.digest in [message.block for message in asked]
     solo.give("n3", Blocks([three.encoded, two.encoded, one.encoded]))
     assert [solo.core.tree.get(block.digest) is not None for block in (one, two, three)] == [True] * 3
+
+
+def test_a_proposal_of_who_was_shown_that_the_round_before_was_given_up_is_no_lie() -> None:
+    """Others were shown that it was certified, and went on with a block of the same round by somebody else."""
+    solo = Solo("n1")
+    one, *_ = solo.chain(1, 2, 3)
+    assert solo.core.tree.committed.block.digest == one.digest
+    solo.now.clear()
+    beside = solo.block(solo.genesis, 3, author="n2")
+    solo.give("n2", solo.proposal(beside, solo.tc(2, solo.genesis_qc)))
+    assert not solo.core.rejected
+    assert not [vote for vote in solo.said(Vote) if vote.block == beside.digest]
+    assert [dest for dest, message in solo.now if type(message) is Certificates] == ["n2"]
