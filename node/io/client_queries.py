@@ -82,9 +82,10 @@ class Queries:
     # ------------------------------------------------------------------------------------------- what nodes say
 
     def on_answer(self, channel: Channel, message: Answer | QueryRefused) -> None:
-        """An answer or a refusal; late ones are nobody's any more."""
+        """An answer or a refusal; late ones are nobody's any more, and a node answers for itself alone."""
         asking = self._by_request.get(message.request)
-        if asking is not None:
+        asked = None if asking is None else asking.asked.get(message.request)
+        if asking is not None and asked is not None and asked.channel is channel:
             asking.tell(message.request, message)
 
     def on_up(self, channel: Channel) -> None:

@@ -360,6 +360,20 @@ async def test_a_liar_among_four_cannot_pass_a_false_answer_off(
             assert answer.node != liar
 
 
+async def test_a_liar_cannot_answer_in_the_name_of_another_node(
+    autojump_clock: MockClock, world: SignedWorld
+) -> None:
+    liar = world.peers["n1"]
+    # Copies of one query have numbers next to each other: whoever has one can guess the others.
+    liar.scripts[Query] = lambda peer, message: [
+        Answer(message.request + step, 9, CHAIN, 1, "fresh", b"lie") for step in range(-3, 4)
+    ]
+    async with client_of(world) as client:
+        for _ in range(8):
+            answer = await client.query(b"q")
+            assert (answer.result, answer.index) == (b"the state", 7)
+
+
 async def test_nodes_that_are_not_equally_far_are_asked_again_until_two_meet(
     autojump_clock: MockClock, world: SignedWorld
 ) -> None:
