@@ -183,11 +183,6 @@ def run(
 def check_world(plan: scenarios.Scenario, world: str, links: str) -> None:
     """Refuse a scenario that a world cannot run. Raises ScenarioError, LinksError."""
     if world == "virtual":
-        if plan.cluster.protocol != "raft":
-            raise scenarios.ScenarioError(
-                f"the virtual world plays drills over raft only so far, not over {plan.cluster.protocol}; take --world local, or "
-                "explore it with scripts/partition.py"
-            )
         if links != RELAY:
             raise scenarios.ScenarioError(
                 "--links belongs to --world local; a virtual network has links of its own"

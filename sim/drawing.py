@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Container, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sim.faults import shapes
 
 if TYPE_CHECKING:
     from sim.scenario import FaultPlan, PowerCut
+
+
+ALL: Final = "all"
+"""Instead of a domain's name in a cut: every one at once."""
 
 
 class Undrawable(Exception):

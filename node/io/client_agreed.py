@@ -22,7 +22,7 @@ _PAUSE_MAX_S: Final = 0.02
 _GIVE_UP_S: Final = 0.25
 _NEVER: Final = float("inf")
 
-_Pool = dict[tuple[Any, ...], dict[str, tuple[Consistency, Answer]]]
+Pool = dict[tuple[Any, ...], dict[str, tuple[Consistency, Answer]]]
 """What was said, and by whom: (index, chain, result) -> node -> its answer, and under what it gave it. What was given under more
 than is asked for by now counts as well."""
 
@@ -69,7 +69,7 @@ class AgreedQueries(Queries):
         bad: dict[str, str] = {}
         tried: dict[str, None] = {}
         slow: dict[int, None] = {}
-        pool: _Pool = {}
+        pool: Pool = {}
         asking = Asking()
         self.budget.earn(1)
 
@@ -119,7 +119,7 @@ class AgreedQueries(Queries):
                     tried.clear()
                     self._events(Event(now, "fallback", None, f"{consistency.name} -> {fallback.name}"))
                 # As many under way as would settle it, if they say what most have said already.
-                best = max((_count(who, level) for who in pool.values()), default=0)
+                best = max((count(who, level) for who in pool.values()), default=0)
                 under_way = quick()
                 if now >= next_look:
                     next_look = now + slow_s
@@ -144,7 +144,7 @@ class AgreedQueries(Queries):
         request: int,
         message: Any,
         max_age_ms: int,
-        pool: _Pool,
+        pool: Pool,
         bad: dict[str, str],
         reasons: dict[str, str],
         now: float,
@@ -161,12 +161,9 @@ class AgreedQueries(Queries):
             if asked.consistency == Consistency.BOUNDED and (message.age is None or message.age > limit):
                 reasons[node] = f"answered with age {message.age} us where at most {limit} were asked for"
                 return None
-            who = pool.setdefault((message.index, message.chain, message.result), {})
-            if node not in who or who[node][0] <= asked.consistency:
-                who[node] = (asked.consistency, message)
-            for level in (Consistency.LINEARIZABLE, Consistency.BOUNDED, Consistency.ANY):
-                if _count(who, level) >= self._need:
-                    return _joined(who, level)
+            found = agree(pool, node, asked.consistency, message, self._need)
+            if found is not None:
+                return found
             reasons[node] = f"answered from entry {message.index}, and was not confirmed"
         elif type(message) is QueryRefused:
             reasons[node] = f"{code_name(message.code)}: {message.reason}"
@@ -179,7 +176,18 @@ class AgreedQueries(Queries):
         return None
 
 
-def _count(who: dict[str, tuple[Consistency, Answer]], level: Consistency) -> int:
+def agree(pool: Pool, node: str, given: Consistency, answer: Answer, need: int) -> QueryResult | None:
+    """Take in what a node answered under a consistency; the result, once `need` nodes have said the same."""
+    who = pool.setdefault((answer.index, answer.chain, answer.result), {})
+    if node not in who or who[node][0] <= given:
+        who[node] = (given, answer)
+    for level in (Consistency.LINEARIZABLE, Consistency.BOUNDED, Consistency.ANY):
+        if count(who, level) >= need:
+            return _joined(who, level)
+    return None
+
+
+def count(who: dict[str, tuple[Consistency, Answer]], level: Consistency) -> int:
     """How many gave their answer under `level` or more."""
     return sum(given >= level for given, _ in who.values())
 

@@ -371,6 +371,8 @@ class ArchivedLog:
                         continue
                     chain, self.reached, progress = value, wanted, True
                     yield entry
+                    if self.complete:
+                        return
 
     @property
     def complete(self) -> bool:

@@ -19,6 +19,8 @@ class Checked:
     """Everything that `sim.check.verdict.assemble` wants to know of the history and the folders."""
 
     audit: AuditReport
+    log: ArchivedLog
+    """The agreed log, for whoever runs it once more."""
     replay: Replay
     findings: list[Finding]
 
@@ -51,4 +53,4 @@ def check_everything(
         check_tiers(operations, fresh_limit_us),
         check_sessions(operations),
     ]
-    return Checked(archived.report, replay, findings)
+    return Checked(archived.report, archived, replay, findings)

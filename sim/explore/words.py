@@ -56,7 +56,7 @@ def plan_in_words(plan: Plan) -> list[str]:
         values = getattr(plan, name)
         if values:
             lines.append(f"{name}: {', '.join(f'{key} {value}' for key, value in values.items())}")
-    for name in ("drift", "coded", "over_budget", "oracles"):
+    for name in ("drift", "coded", "committee", "over_budget", "oracles"):
         if getattr(plan, name):
             lines.append(f"{name.replace('_', ' ')}: {getattr(plan, name)}")
     if not plan.schedule:

@@ -23,7 +23,7 @@ def _byzantine(world: World, running: Running) -> Course:
     if host is None or host.lies is not None:
         return  # there is no such node any more, or it lies already in another way
     others = [name for name in world.liars if name != host.name]
-    if len(others) >= world.protocol.liars(len(world.names)):
+    if len(others) >= world.may_lie:
         running.bite("spared: as many as may lie have lied")
         return
     host.lie(make(world, host.name, params["variant"], running.rng), running)

@@ -6,6 +6,7 @@ import json
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ from node.state import ReplicatedState
 from sim.check.audit import ArchivedLog
 from sim.check.availability import rank_availability, write_outages
 from sim.check.bft_log import read_bft_folder
-from sim.check.bft_words import check_evidence, check_words
+from sim.check.bft_words import Verify, check_evidence, check_words
 from sim.check.folders import read_folder
 from sim.check.formats import convert
 from sim.check.general import Outcome, check_kv, describe
@@ -42,6 +43,16 @@ GENERAL_S: Final = 20.0
 """Seconds for the general checker; a history of a few thousand operations on a few keys takes far less."""
 
 Progress = Callable[[str], None]
+
+
+@dataclass(slots=True, frozen=True)
+class Signatures:
+    """What is needed to judge what members of a committee have signed: names that their statements begin with, and whoever knows
+    their keys."""
+
+    cluster: str
+    epoch: int
+    verify: Verify
 
 
 class _Recorder:
@@ -109,10 +120,15 @@ def measure_quality(
 
 
 def judge(
-    run: Path, scenario: Scenario, stream: Stream | None, say: Progress = lambda words: None
+    run: Path,
+    scenario: Scenario,
+    stream: Stream | None,
+    say: Progress = lambda words: None,
+    signatures: Signatures | None = None,
 ) -> dict[str, Any]:
     """Check a finished run whose nodes are down; writes and returns the verdict. `stream`: what a ranking machine learned
-    from. Raises OSError, HistoryError."""
+    from; `signatures`: of a committee; None: those of the keys in the cluster's folder. Raises OSError, HistoryError,
+    ClusterError."""
     facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
     domains = {node: place["domain"] for node, place in facts["nodes"].items()}
     liars = {node: str(place["lies"]) for node, place in facts["nodes"].items() if place.get("lies")}
@@ -144,12 +160,12 @@ def judge(
         more += _progress(operations, facts, scenario.require)
     if facts.get("protocol") == "bft":
         say("reading what the nodes have signed")
-        more += committee_checks(run, folders, liars, facts.get("evidence", {}))
+        signatures = signatures or signatures_of(run / "cluster")
+        more += committee_checks(signatures, folders, liars, facts.get("evidence", {}))
     told = {node: read_lies((run / facts["nodes"][node]["data"]).parent / LIES_FILE) for node in liars}
     if stream is not None:
         say("measuring what was learned, with and without cuts")
-        log = ArchivedLog(folders, source, members=len(domains))
-        qualities = measure_quality(log, stream, scenario, facts["interactions_sent"])
+        qualities = measure_quality(checked.log, stream, scenario, facts["interactions_sent"])
     else:
         say("searching for an order of the operations on each key")
         more += general_checks(operations)
@@ -202,22 +218,28 @@ def judge(
     return verdict
 
 
-def committee_checks(
-    run: Path,
-    folders: Mapping[str, Path],
-    liars: Mapping[str, str],
-    evidence: Mapping[str, list[dict[str, Any]]],
-) -> list[Check]:
-    """What members of a committee have signed, and whom they blame. Raises OSError, ClusterError."""
-    cluster = load_cluster(run / "cluster")
+def signatures_of(folder: Path) -> Signatures:
+    """Those of a local cluster's keys. Raises ClusterError."""
+    cluster = load_cluster(folder)
     publics = cluster.public_keys()
 
     def verify(node: str, data: bytes, signature: bytes) -> bool:
         return node in publics and keys.verify(publics[node], data, signature)
 
+    return Signatures(cluster.cluster, EPOCH, verify)
+
+
+def committee_checks(
+    signatures: Signatures,
+    folders: Mapping[str, Path],
+    liars: Mapping[str, str],
+    evidence: Mapping[str, list[dict[str, Any]]],
+) -> list[Check]:
+    """What members of a committee have signed, and whom they blame. Raises OSError."""
+    cluster, epoch, verify = signatures.cluster, signatures.epoch, signatures.verify
     return [
-        *check_words(folders, cluster.cluster, EPOCH, verify, liars),
-        check_evidence(evidence, cluster.cluster, EPOCH, verify, liars),
+        *check_words(folders, cluster, epoch, verify, liars),
+        check_evidence(evidence, cluster, epoch, verify, liars),
     ]
 
 

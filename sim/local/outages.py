@@ -12,10 +12,10 @@ from node.io.client import Client
 from node.io.client_signed import SignedWrites
 from node.io.client_types import NodeUnavailable
 from sim import drawing
+from sim.drawing import ALL
 from sim.local.control import Control
 from sim.local.layout import Cluster, ClusterError
 from sim.local.live import Live
-from sim.local.supervisor import ALL
 from sim.scenario import PowerCut
 
 RECOVERY_S: Final = 20.0

@@ -28,6 +28,7 @@ from typing import Any, Final, Protocol, TextIO
 
 import trio
 
+from sim.drawing import ALL
 from sim.local.layout import FAILED, Cluster, ClusterError, Place
 from sim.local.links import Links
 from sim.local.netfaults import LinkFaults
@@ -41,8 +42,6 @@ READY_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.01
 _ELECTION_SECONDS: Final = 0.5
 _TRAP_POLL_SECONDS: Final = 0.001
-ALL: Final = "all"
-"""Instead of a domain's name in a cut."""
 _BACKLOG: Final = 4096
 """Events that a watcher may lag behind before it is cut off."""
 

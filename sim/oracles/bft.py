@@ -89,7 +89,7 @@ class Chain(Oracle):
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        self._reader = Reader(world.names, world.plan.clients)
+        self._reader = Reader(world.names, world.plan.clients, world.may_lie)
         self._blocks: dict[bytes, SeenBlock] = {}
         self._children: dict[bytes, list[SeenBlock]] = {}
         self._votes: dict[tuple[int, bytes], dict[str, None]] = {}
@@ -270,7 +270,7 @@ class Checkpoints(Oracle):
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        self._reader = Reader(world.names, world.plan.clients)
+        self._reader = Reader(world.names, world.plan.clients, world.may_lie)
         self._said: dict[int, tuple[bytes, str]] = {}
 
     def said(self, host: Host, dest: str, message: Any) -> None:

@@ -50,9 +50,10 @@ def _u64(number: int) -> bytes:
 class Reader:
     """Reads for one committee. Certificates that hold are remembered by their bytes, as are blocks."""
 
-    def __init__(self, members: list[str], clients: int) -> None:
+    def __init__(self, members: list[str], clients: int, lie: int | None = None) -> None:
+        """`lie`: how many of them may lie; None: as many as so many stand."""
         self.members = tuple(members)
-        n, r = len(members), liars(len(members))
+        n, r = len(members), liars(len(members)) if lie is None else lie
         # Two quorums share 2q - n members, more than may lie.
         self.quorum = next(q for q in range(1, n + 1) if 2 * q - n > r)
         self._notary = notary(self.members, clients)

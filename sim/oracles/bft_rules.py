@@ -30,7 +30,7 @@ class VoteRules(Oracle):
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        self._reader = Reader(world.names, world.plan.clients)
+        self._reader = Reader(world.names, world.plan.clients, world.may_lie)
         self._blocks: dict[bytes, SeenBlock] = {}
         self._fields: dict[bytes, tuple[int, list[int]]] = {}
         """Digest -> (mark, schedule)."""

@@ -34,7 +34,7 @@ class Words(Oracle):
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        self._reader = Reader(world.names, world.plan.clients)
+        self._reader = Reader(world.names, world.plan.clients, world.may_lie)
         self._votes: dict[tuple[str, int], bytes] = {}
         self._timeouts: dict[tuple[str, int], bytes] = {}
         self._proposals: dict[tuple[str, int], bytes] = {}
@@ -92,7 +92,7 @@ class DurableWords(Oracle):
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
-        self._reader = Reader(world.names, world.plan.clients)
+        self._reader = Reader(world.names, world.plan.clients, world.may_lie)
         self._wanted: dict[str, _Kept] = {}
         self._durable: dict[str, _Kept] = {}
         self._unwritten: dict[str, list[Record]] = {}

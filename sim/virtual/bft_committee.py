@@ -29,9 +29,10 @@ def budget(nodes: int) -> int:
     return nodes - quorum(nodes)
 
 
-def committee(members: Sequence[NodeId]) -> Committee:
-    """The committee of a virtual run."""
-    return Committee(CLUSTER, EPOCH, tuple(members), budget(len(members)), liars(len(members)))
+def committee(members: Sequence[NodeId], stands: tuple[int, int] | None = None) -> Committee:
+    """The committee of a virtual run. `stands`: see `Plan.committee`. Raises consensus.bft.committee.CommitteeError."""
+    stop, lie = stands or (budget(len(members)), liars(len(members)))
+    return Committee(CLUSTER, EPOCH, tuple(members), stop, lie)
 
 
 @lru_cache(maxsize=8)

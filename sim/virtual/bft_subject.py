@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from random import Random
 from typing import TYPE_CHECKING
 
+from consensus.bft.committee import Committee, CommitteeError
 from consensus.bft.core import BftCore
 from consensus.bft.timing import Timing
 from consensus.core import Core, NodeId
@@ -43,16 +44,24 @@ def requests(plan: Plan) -> RequestCheck:
 
 
 def make(node: NodeId, members: Sequence[NodeId], rng: Random, plan: Plan) -> Core:
-    """A core with virtual keys."""
+    """A core with virtual keys. Raises SubjectError."""
     keyring = notary(tuple(members), plan.clients).keyring(node)
-    core: Core = BftCore(node, committee(members), keyring, rng, timing(plan), requests(plan).check)
+    here = _committee(members, plan)
+    core: Core = BftCore(node, here, keyring, rng, timing(plan), requests(plan).check)
     return core
+
+
+def _committee(members: Sequence[NodeId], plan: Plan) -> Committee:
+    try:
+        return committee(members, plan.committee)
+    except CommitteeError as error:
+        raise SubjectError(f"committee: {error}") from None
 
 
 def client(world: World, name: str) -> BftClient:
     """A client that signs, and believes r + 1."""
     keys = notary(tuple(world.names), world.plan.clients)
-    return BftClient(world, name, world.plan.load, keys, liars(len(world.names)) + 1)
+    return BftClient(world, name, world.plan.load, keys, world.may_lie + 1)
 
 
 def leader(world: World) -> NodeId | None:
@@ -71,7 +80,7 @@ def liar(world: World, node: NodeId, name: str, rng: Random) -> Strategy:
     """A strategy for a node. Raises SubjectError for a name that is none."""
     if name not in STRATEGIES:
         raise SubjectError(f"no strategy {name!r} of liars; known: {', '.join(STRATEGIES)}")
-    here = committee(world.names)
+    here = _committee(world.names, world.plan)
     keys = notary(tuple(world.names), world.plan.clients)
 
     def elsewhere(member: NodeId, statement: Statement) -> bytes:

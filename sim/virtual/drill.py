@@ -20,13 +20,16 @@ from consensus.raft import Timing
 from node.io import config
 from node.io.client_types import Event
 from sim import drawing
+from sim.byzantine.naming import strategy_name
 from sim.check.history import HistoryWriter
-from sim.local.judge import judge
+from sim.local.judge import Signatures, judge
+from sim.local.lies import LIES_FILE, Lies
 from sim.oracles.calm import Undisturbed
 from sim.oracles.oracle import hooks
 from sim.report import lanes
 from sim.report.facts import RunFacts, Violation
 from sim.scenario import Scenario, ScenarioError
+from sim.virtual.bft_committee import CLUSTER, EPOCH, notary
 from sim.virtual.client import Client
 from sim.virtual.drill_client import DrillClient
 from sim.virtual.drill_faults import Troubles
@@ -77,8 +80,9 @@ def run(
             "a ranking machine needs a stream to learn from, and no other machine can use one"
         )
     command = command or f"python scripts/drill.py run {scenario.name} --seed {seed} --world virtual"
-    _Drill(scenario, seed, folder, command, stream).run()
-    return judge(folder, scenario, stream)
+    drill = _Drill(scenario, seed, folder, command, stream)
+    drill.run()
+    return judge(folder, scenario, stream, signatures=drill.signatures)
 
 
 class _Drill:
@@ -113,6 +117,17 @@ class _Drill:
         self._violation = ""
         self._load_us = (0, 0)
         self._behind: list[str] = []
+        self._evidence: dict[str, list[dict[str, Any]]] = {}
+        """What each node has shown at any time: it stands in its memory, and a power cut takes it."""
+        self._liars = {liar.node: strategy_name(liar.strategy) for liar in scenario.liars}
+
+    @property
+    def signatures(self) -> Signatures | None:
+        """Who tells whether a member has signed something; None where members sign nothing."""
+        if self._world.protocol.requests is None:
+            return None
+        keys = notary(tuple(self._world.names), self._world.plan.clients)
+        return Signatures(CLUSTER, EPOCH, keys.verify)
 
     def run(self) -> None:
         """Carry the scenario out, and leave everything about it in the folder."""
@@ -144,6 +159,7 @@ class _Drill:
 
     def _play(self) -> None:
         world, load, troubles, timeline = self._world, self._load, self._troubles, self._world.timeline
+        troubles.begin_lying(self._liars)
         world.begin()
         timeline.at(0, self._sample)
         if not self._until(lambda: all(client.ready for client in self._clients), START):
@@ -186,9 +202,9 @@ class _Drill:
 
     def _lagging(self) -> list[str]:
         """Who has not applied everything, or not compared its digest there; in words."""
-        top = max(host.replica.state.applied_index if host.replica else 0 for host in self._hosts())
+        top = max(host.replica.state.applied_index if host.replica else 0 for host in self._honest())
         found = []
-        for host in self._hosts():
+        for host in self._honest():
             replica = host.replica
             if replica is None:
                 found.append(of_host(host))
@@ -202,6 +218,9 @@ class _Drill:
 
     def _hosts(self) -> list[Host]:
         return list(self._world.hosts.values())
+
+    def _honest(self) -> list[Host]:
+        return [host for host in self._hosts() if host.name not in self._liars]
 
     # -------------------------------------------------------------------------------------------------- metrics
 
@@ -227,11 +246,16 @@ class _Drill:
                 names = {"role": "role", "term": "term", "commit": "commit_index", "applied": "applied_index",
                          "age_us": "age_us", "tier": "tier"}  # fmt: skip
                 row |= {short: status[name] for short, name in names.items()}
-                note = f"{host.name}: {status['quarantined']}"
-                if status["quarantined"] and note not in self._surprises:
-                    self._surprises.append(note)
+                self._take_in(host.name, status)
             self._rows.append(row)
         self._world.timeline.after(SAMPLE, self._sample)
+
+    def _take_in(self, node: str, status: dict[str, Any]) -> None:
+        note = f"{node}: {status['quarantined']}"
+        if status["quarantined"] and node not in self._liars and note not in self._surprises:
+            self._surprises.append(note)
+        held = self._evidence.setdefault(node, [])
+        held += [piece for piece in status.get("facts", {}).get("evidence", ()) if piece not in held]
 
     # --------------------------------------------------------------------------------------------------- folder
 
@@ -248,9 +272,18 @@ class _Drill:
             data.mkdir(parents=True, exist_ok=True)
             for name in host.disk.listing():
                 (data / name).write_bytes(host.disk.contents(name))
-            own = host.replica.digests.own if host.replica is not None else None
+            if host.replica is None or host.name in self._liars:
+                continue
+            own = host.replica.digests.own
             if own is not None:
                 digests[host.name] = [own.index, own.digest.hex()]
+            self._take_in(host.name, host.replica.status(host.clock.read(world.timeline.now)))
+        for name, how in self._liars.items():
+            told = Lies(folder / "cluster" / "nodes" / name / LIES_FILE, how, self._seed)
+            lies = world.hosts[name].lies
+            for what, count in lies.counts.items() if lies is not None else ():
+                told.add(what, count)
+            told.write()
         # That one looks at a part of a run that a drill does not have.
         watching = [oracle.name for oracle in world.oracles if not isinstance(oracle, Undisturbed)]
         facts = {
@@ -266,11 +299,17 @@ class _Drill:
             "cuts": sorted(troubles.cuts, key=lambda cut: int(cut["at_us"])),
             "faults": sorted(troubles.records, key=lambda fault: int(fault["number"])),
             "nodes": {
-                name: {"domain": domain, "data": f"cluster/nodes/{name}/data"}
+                name: {
+                    "domain": domain,
+                    "data": f"cluster/nodes/{name}/data",
+                    **({"lies": self._liars[name]} if name in self._liars else {}),
+                }
                 for name, domain in self._domains.items()
             },
             "links": "virtual",
             "machine": self._scenario.workload.machine,
+            "protocol": self._scenario.cluster.protocol,
+            "evidence": self._evidence,
             **self._load.facts(),
             "caught_up": not self._behind,
             "behind": self._behind,
@@ -320,18 +359,16 @@ def plan_of(scenario: Scenario, seed: int, domains: dict[str, str]) -> Plan:
     timing = _known(scenario.cluster.timing, config.Timing(), "timing")
     storage = _known(scenario.cluster.storage, config.Storage(), "storage")
     limits = config.Limits()
+    committee = scenario.cluster.committee
     return Plan(
         seed,
+        protocol=scenario.cluster.protocol,
         machine=scenario.workload.machine,
         nodes=scenario.cluster.nodes,
         clients=scenario.workload.clients if scenario.workload.machine == "kv" else 1,
         domains=tuple(f"site/{domain}/{name}" for name, domain in domains.items()),
-        timing={
-            "heartbeat": timing["heartbeat_ms"] * 1000,
-            "election": timing["election_ms"] * 1000,
-            "stall": max(4 * timing["election_ms"] * 1000, Timing().stall),
-            "uncommitted_bytes": limits.max_inflight_bytes,
-        },
+        timing=_raft_times(timing) if committee is None else _bft_times(timing, storage),
+        committee=None if committee is None else (committee.stop, committee.lie),
         settings={
             "barrier": timing["barrier_ms"] * 1000,
             "fresh": timing["fresh_ms"] * 1000,
@@ -343,6 +380,28 @@ def plan_of(scenario: Scenario, seed: int, domains: dict[str, str]) -> Plan:
             "snapshot_bytes": storage["snapshot_bytes"],
         },
     )
+
+
+def _raft_times(timing: dict[str, int]) -> dict[str, int]:
+    """As `node.io.protocols` makes them for a real node."""
+    return {
+        "heartbeat": timing["heartbeat_ms"] * 1000,
+        "election": timing["election_ms"] * 1000,
+        "stall": max(4 * timing["election_ms"] * 1000, Timing().stall),
+        "uncommitted_bytes": config.Limits().max_inflight_bytes,
+    }
+
+
+def _bft_times(timing: dict[str, int], storage: dict[str, int]) -> dict[str, int]:
+    """The same for a member of a committee."""
+    return {
+        "round": timing["round_ms"] * 1000,
+        "idle": timing["idle_ms"] * 1000,
+        "resend": max(timing["round_ms"] * 2000 // 3, 20_000),
+        "stall": max(3 * timing["round_ms"] * 1000, 500_000),
+        "snapshot_bytes": storage["snapshot_bytes"],
+        "author_bytes": config.Limits().max_inflight_bytes,
+    }
 
 
 def _known(given: dict[str, int], defaults: Any, table: str) -> dict[str, int]:

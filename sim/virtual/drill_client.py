@@ -1,48 +1,46 @@
 """A client of a drill on virtual time: the project's own client logic for writes, over connections on the virtual network.
 
-`node.io.client_writes.Writes` runs here as it does in a real client: numbering, sessions, sending again, its budgets. Connections
-and queries are this world's own, after `node.io.client_link` and `node.io.client_queries`: a link that is silent for long is
-given up and dialled again, and a query that is not answered is asked of another node as well.
+`node.io.client_writes.Writes` runs here as it does in a real client, and where nodes may lie `node.io.client_signed.SignedWrites`
+does: numbering, sessions, signatures, sending again, its budgets. Connections and queries are this world's own: a link that is
+silent for long is given up and dialled again, after `node.io.client_link`; for queries see `drill_queries` and `drill_agreed`.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from consensus.core import NEVER
 from node.io.client_pending import Pending
-from node.io.client_types import Budget, EventHook, QueryResult, Settings
+from node.io.client_signed import SignedWrites
+from node.io.client_types import EventHook, ProtocolViolation, Settings, Signing
 from node.io.client_writes import Writes
 from node.protocol import (
     Answer,
-    Code,
     Consistency,
     Leader,
     Outcome,
-    Query,
     QueryRefused,
     Refused,
     SessionOpened,
+    SignedOpen,
+    SignedSubmit,
     StatusRequest,
 )
+from sim.virtual.bft_committee import notary
 from sim.virtual.client import Connection
-from sim.virtual.host import CONNECT, HANG_UP
+from sim.virtual.drill_agreed import AgreedQueries
+from sim.virtual.drill_queries import Answered, Queries
+from sim.virtual.host import CLUSTER, CONNECT, HANG_UP
 
 if TYPE_CHECKING:
+    from node.io.keys import SigningKey
     from sim.virtual.world import World
 
 TICK: Final = 10_000
 """Microseconds between two looks at what time brings to writes, as in a real client."""
-ROUND: Final = (10_000, 100_000)
-"""Shortest and longest wait between two rounds of asking everybody (us)."""
 HEDGE: Final = 50_000
 """After so long without an answer another node is asked as well (us)."""
-
-Answered = Callable[[QueryResult | None, str], None]
-"""Called once, with the answer, or with None and the reason."""
 
 
 class Channel:
@@ -56,6 +54,12 @@ class Channel:
 
     def put(self, message: Any) -> bool:
         """Send a message. A virtual connection takes any number."""
+        kind = type(message)
+        if kind is SignedSubmit:
+            said = (message.key, message.session, message.low, tuple(message.seqs), tuple(message.commands))
+            self.connection.client.world.signed[message.signature] = said
+        elif kind is SignedOpen:
+            self.connection.client.world.signed[message.signature] = (message.key, message.nonce)
         self.connection.to_node(message)
         return True
 
@@ -86,9 +90,10 @@ class Link:
 
     def _give_up(self, connection: Connection) -> None:
         if connection is self._connection and self.channel is None:
-            self._hang_up("no connection in time")
+            self.hang_up("no connection in time")
 
-    def _hang_up(self, why: str) -> None:
+    def hang_up(self, why: str) -> None:
+        """Give the connection up, and dial again after a while."""
         connection, channel = self._connection, self.channel
         assert connection is not None
         connection.closed = True
@@ -118,33 +123,10 @@ class Link:
             return
         settings = self._client.settings
         if self._timeline.now - self.heard >= settings.silence_ms * 1000:
-            self._hang_up(f"silent for {settings.silence_ms} ms")
+            self.hang_up(f"silent for {settings.silence_ms} ms")
             return
         channel.put(StatusRequest(self._client.number()))
         self._timeline.after(settings.ping_ms * 1000, self._beat, channel)
-
-
-@dataclass(slots=True, eq=False)
-class _Asking:
-    """One query under way. Times in microseconds."""
-
-    query: bytes
-    level: Consistency
-    max_age: int
-    until: int
-    hedge: int
-    fallback_at: int
-    done: Answered
-    next_round: int
-    hedge_at: int = NEVER
-    pause: int = ROUND[0]
-    first: str = ""
-    timer: int = NEVER
-    over: bool = False
-    tried: dict[str, None] = field(default_factory=dict)
-    copies: dict[int, tuple[Channel, Consistency]] = field(default_factory=dict)
-    """Request -> where it was sent, and what it asks for."""
-    reasons: dict[str, str] = field(default_factory=dict)
 
 
 class DrillClient:
@@ -162,16 +144,26 @@ class DrillClient:
         numbers = itertools.count(1)
         self.number = numbers.__next__
         self._woken = False
-        self._rng = world.streams.of(f"client/{name}/queries")
         self.links = {node: Link(self, node, domains[node]) for node in world.names}
-        self.writes = Writes(
-            settings, world.streams.of(f"client/{name}/writes"), self.clock, self.number, self._channel_of,
-            self._channels, self._wake, lambda event: self.events(event),
-        )  # fmt: skip
-        self._hedges = Budget(settings.hedge_ratio, settings.hedge_floor_per_s, cap=50.0)
-        self._hedges.start(self.clock())
-        self._asked: dict[int, _Asking] = {}
-        self._turn = 0
+        rng = world.streams.of(f"client/{name}/queries")
+        self.writes: Writes | SignedWrites
+        if world.protocol.requests is None:
+            self.writes = Writes(
+                settings, world.streams.of(f"client/{name}/writes"), self.clock, self.number, self._channel_of,
+                self._channels, self._wake, lambda event: self.events(event),
+            )  # fmt: skip
+            self._queries = Queries(world.timeline, self.links, self.number, settings, rng)
+        else:
+            # A virtual signer is all of a key that a client has use for. It has never been used before.
+            key = cast("SigningKey", notary(tuple(world.names), world.plan.clients).client(name))
+            signing = Signing(world.may_lie, key)
+            self.writes = SignedWrites(
+                settings, signing, CLUSTER, 1, world.streams.of(f"client/{name}/writes"), self.clock,
+                self._channels, self._wake, lambda event: self.events(event),
+            )  # fmt: skip
+            self._queries = AgreedQueries(
+                signing.lie + 1, world.timeline, self.links, self.number, settings, rng
+            )
         for node in world.names:
             world.network.links[node, name].deliver = self.hear
         world.timeline.after(TICK, self._tick)
@@ -183,12 +175,13 @@ class DrillClient:
     @property
     def open(self) -> int:
         """Writes and queries without an outcome."""
-        return int(self.writes.busy) + len(self._asked)
+        return int(self.writes.busy) + self._queries.open
 
     @property
     def ready(self) -> bool:
-        """Whether it is connected with every node, and knows who leads."""
-        return all(link.channel for link in self.links.values()) and self.writes.leader is not None
+        """Whether it is connected with every node that has never lied, and knows whom to turn to."""
+        honest = [link for link in self.links.values() if link.node not in self.world.liars]
+        return all(link.channel for link in honest) and self.writes.leader is not None
 
     def begin(self, command: bytes, deadline_s: float, callback: Callable[[Pending], None]) -> Pending:
         """Start a command: see `node.io.client.Client.begin`. Raises NotDone."""
@@ -197,8 +190,8 @@ class DrillClient:
     def explain(self) -> str:
         """What it waits for."""
         return (
-            f"{self.name}: {self.writes.in_flight} writes open, {len(self._asked)} copies of queries; session "
-            f"{self.writes.session}; it takes {self.writes.leader or 'nobody'} for the leader"
+            f"{self.name}: {self.writes.in_flight} writes open, {self._queries.open} copies of queries; session "
+            f"{self.writes.session}; it turns to {self.writes.leader or 'nobody'} first"
         )
 
     # --------------------------------------------------------------------------------------------------- writes
@@ -232,24 +225,25 @@ class DrillClient:
     def lost(self, channel: Channel, why: str) -> None:
         """A link is down, and with it the answers that were to come over it."""
         self.writes.on_down(channel, why)  # type: ignore[arg-type]
-        for request, asking in list(self._asked.items()):
-            if asking.copies[request][0] is channel:
-                self._take_back(asking, request, why)
-                self._step(asking)
+        self._queries.on_down(channel, why)
 
     def hear(self, carried: tuple[Connection, Any]) -> None:
         """A message from a node, on a connection."""
         connection, message = carried
-        found: Any = self.links[connection.host.name].hear(connection)
-        if found is None:
-            return
+        link = self.links[connection.host.name]
+        found = link.hear(connection)
+        if found is not None:
+            try:
+                self._take(found, message)
+            except ProtocolViolation as error:
+                link.hang_up(f"talks nonsense: {error}")
+
+    def _take(self, found: Any, message: Any) -> None:
         kind = type(message)
         if kind is Outcome:
             self.writes.on_outcome(found, message)
         elif kind is Answer or kind is QueryRefused:
-            asking = self._asked.get(message.request)
-            if asking is not None:
-                self._judge(asking, message)
+            self._queries.on_answer(found, message)
         elif kind is Leader:
             self.writes.on_leader(found, message)
         elif kind is Refused:
@@ -270,98 +264,11 @@ class DrillClient:
         hedge: int = HEDGE,
         fallback_after: int | None = None,
     ) -> None:
-        """Ask one node, and others when it does not answer or refuses; the first answer wins. Times in microseconds.
+        """Ask one node, where some may lie so many that one of them is honest; and others when those do not answer, refuse, or
+        do not agree. Times in microseconds.
 
         `fallback_after`: settle for `ANY` when nothing better came in that time; None: never."""
-        now = self.world.timeline.now
-        fallback_at = NEVER if fallback_after is None else now + fallback_after
-        self._hedges.earn(1)
-        self._step(_Asking(query, consistency, max_age, now + patience, hedge, fallback_at, done, now))
-
-    def _step(self, asking: _Asking) -> None:
-        if asking.over:
-            return
-        now = self.world.timeline.now
-        if now >= asking.until:
-            for channel, _ in asking.copies.values():
-                asking.reasons[channel.node] = "no answer in time"
-            listed = "; ".join(f"{node}: {why}" for node, why in asking.reasons.items())
-            self._finish(asking, None, f"no answer in time ({listed or 'no node is connected'})")
-            return
-        if now >= asking.fallback_at:
-            asking.level, asking.fallback_at, asking.next_round = Consistency.ANY, NEVER, now
-            asking.tried.clear()
-            self._ask(asking)
-        if not asking.copies and now >= asking.next_round and not self._ask(asking):
-            # Everybody was asked and refused, or nobody is there: another round, a little later each time.
-            asking.tried.clear()
-            asking.next_round = now + self._rng.randint(asking.pause // 2, asking.pause)
-            asking.pause = min(2 * asking.pause, ROUND[1])
-        elif asking.copies and now >= asking.hedge_at:
-            asking.hedge_at = now + asking.hedge
-            dark = all(channel.link.suspect(now / 1e6) for channel, _ in asking.copies.values())
-            if dark or self._hedges.take(1, now / 1e6):
-                self._ask(asking)
-        wake = min(asking.until, asking.fallback_at, asking.hedge_at if asking.copies else asking.next_round)
-        if wake < asking.timer:
-            asking.timer = wake
-            self.world.timeline.at(wake, self._ring, (asking, wake))
-
-    def _ring(self, rung: tuple[_Asking, int]) -> None:
-        asking, when = rung
-        if asking.timer == when:
-            asking.timer = NEVER
-            self._step(asking)
-
-    def _ask(self, asking: _Asking) -> bool:
-        """Ask the best node not tried in this round; False if there is none."""
-        now = self.world.timeline.now
-        domains = [channel.link.domain for channel, _ in asking.copies.values()]
-        self._turn += 1
-        choice = [
-            (
-                (link.suspect(now / 1e6), link.domain in domains, (place - self._turn) % len(self.links)),
-                link.channel,
-            )
-            for place, link in enumerate(self.links.values())
-            if link.channel is not None and link.node not in asking.tried
-        ]
-        if not choice:
-            return False
-        _, channel = min(choice, key=lambda one: one[0])
-        request = self.number()
-        asking.tried[channel.node] = None
-        asking.first = asking.first or channel.node
-        asking.hedge_at = now + asking.hedge
-        asking.copies[request] = (channel, asking.level)
-        self._asked[request] = asking
-        channel.put(Query(request, int(asking.level), asking.max_age, asking.until - now, asking.query))
-        return True
-
-    def _take_back(self, asking: _Asking, request: int, why: str) -> Channel:
-        channel, _ = asking.copies.pop(request)
-        del self._asked[request]
-        asking.reasons[channel.node] = why
-        return channel
-
-    def _judge(self, asking: _Asking, message: Answer | QueryRefused) -> None:
-        if type(message) is Answer:
-            channel, level = asking.copies[message.request]
-            result = QueryResult(
-                message.index, message.chain, message.age, message.tier, message.result, channel.node,
-                channel.node != asking.first, level,
-            )  # fmt: skip
-            self._finish(asking, result, "")
-            return
-        assert type(message) is QueryRefused
-        self._take_back(asking, message.request, f"{Code(message.code).name}: {message.reason}")
-        if message.code == Code.BAD_QUERY:
-            self._finish(asking, None, message.reason)
-        else:
-            self._step(asking)
-
-    def _finish(self, asking: _Asking, result: QueryResult | None, why: str) -> None:
-        asking.over = True
-        for request in asking.copies:
-            del self._asked[request]
-        asking.done(result, why)
+        self._queries.ask(
+            query, consistency, done,
+            max_age=max_age, patience=patience, hedge=hedge, fallback_after=fallback_after,
+        )  # fmt: skip

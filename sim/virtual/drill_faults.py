@@ -6,21 +6,27 @@ the drill moves them on. `records` and `cuts` are what run.json says of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import dataclasses
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final
 
 from consensus.core import NEVER
 from sim import drawing
-from sim.drawing import Undrawable
+from sim.drawing import ALL, Undrawable
 from sim.faults.fault import Fault
 from sim.faults.running import Running
-from sim.scenario import ON_LINKS, FaultPlan, PowerCut, Scenario
+from sim.scenario import ON_LINKS, FaultPlan, PowerCut, Scenario, leaves_quorum
 from sim.virtual.loss import FATES, LOST
 from sim.virtual.network import Condition, Link
+from sim.virtual.subjects import SubjectError
 from sim.virtual.world import World
 
 LEADER_WAIT: Final = 5_000_000
 """So long (us) is waited for somebody who leads."""
+HONEST_LEADERS: Final = 200
+"""How often it is looked who leads, if that must not be a liar."""
+HONEST_WAIT: Final = 10_000
+"""Microseconds between two such looks: where every round has another leader it is soon somebody else."""
 RECOVERY: Final = 20_000_000
 """So long (us) a cut waits until everybody is back from the one before."""
 CAUGHT_UP: Final = 200
@@ -77,6 +83,7 @@ class Troubles:
         self._note = note
         self._to_come = 0
         self._in_force = 0
+        self._lying: list[Running] = []
         self._touched: list[str] = []
         self._cutting = False
 
@@ -86,6 +93,17 @@ class Troubles:
             self._start(cut.at_s, self._cut(cut))
         for number, fault in enumerate(self._scenario.faults, 1):
             self._start(fault.at_s, self._fault(number, fault))
+
+    def begin_lying(self, liars: Mapping[str, str]) -> None:
+        """From now to the end these nodes lie, each by the strategy of that name. Raises SubjectError."""
+        world = self._world
+        for node, name in liars.items():
+            if world.protocol.liar is None:
+                raise SubjectError(f"nobody who takes part in {world.protocol.name} may lie")
+            strategy = world.protocol.liar(world, node, name, world.streams.of(f"liar/{node}"))
+            running = Running(world, self._schedule("byzantine", NEVER, {"node": node, "variant": name}))
+            self._lying.append(running)
+            world.hosts[node].lie(strategy, running)
 
     @property
     def done(self) -> bool:
@@ -98,7 +116,11 @@ class Troubles:
         return not self._in_force
 
     def close(self, now: int) -> None:
-        """The run ended before its time: what is in force ends with it."""
+        """The run has ended: what is in force ends with it."""
+        for running in self._lying:
+            number = running.fault.number
+            self.schedule[number - 1] = dataclasses.replace(running.fault, until=now)
+            self.bites[number] = sum(running.bites.values())
         for record in self.records:
             record["until_us"] = record["until_us"] if record["until_us"] is not None else now
 
@@ -126,10 +148,13 @@ class Troubles:
         return None
 
     def _enter(self, kind: str, for_us: int, params: dict[str, Any]) -> Fault:
+        self._in_force += 1
+        return self._schedule(kind, for_us, params)
+
+    def _schedule(self, kind: str, for_us: int, params: dict[str, Any]) -> Fault:
         now = self._timeline.now
         fault = Fault(len(self.schedule) + 1, kind, now, now + for_us, params)
         self.schedule.append(fault)
-        self._in_force += 1
         if self._world.trace is not None:
             self._world.trace.tell(now, "fault", number=fault.number, name=kind, text=str(fault))
         return fault
@@ -146,7 +171,7 @@ class Troubles:
         leader = yield from self._leader()
         if self.over:
             return
-        record = drawing.new_record(number, plan, leader)
+        record = drawing.new_record(number, plan, leader, leaves_quorum(plan, self._scenario))
         rng = drawing.stream(self._seed, number)
         if plan.kind in ON_LINKS:
             pairs = drawing.directions(plan, self._domains, leader, rng)
@@ -250,41 +275,41 @@ class Troubles:
 
     def _recovered(self) -> Course:
         for _ in range(RECOVERY // 100_000):
-            replicas = [host.replica for host in self._world.hosts.values()]
+            replicas = [host.replica for host in self._world.hosts.values() if not host.lied]
             applied = [replica.state.applied_index for replica in replicas if replica is not None]
             if len(applied) == len(replicas) and max(applied) - min(applied) < CAUGHT_UP:
                 return
             yield 100_000
 
     def _outage(self, plan: PowerCut) -> Course:
-        leader = yield from self._leader()
+        leader = yield from self._leader_to_cut(plan)
         if self.over:
             return
         leading = None if leader is None else self._domains[leader]
-        names = list(dict.fromkeys(self._domains.values()))
-        domain = drawing.domain_to_cut(plan, names, leading, self.dark, self._touched)
-        if domain in self.dark:
-            raise Undrawable(f"domain {domain} is dark already; it cannot be cut again")
-        self._touched.append(domain)
-        self.dark[domain] = None
-        hosts = [host for host in self._world.hosts.values() if self._domains[host.name] == domain]
+        domains = self._to_cut(plan, leading)
+        for domain in domains:
+            self._touched.append(domain)
+            self.dark[domain] = None
+        hosts = [host for host in self._world.hosts.values() if self._domains[host.name] in domains]
         if plan.trap:
             for _ in range(TRAP_WAIT // TRAP_POLL):
                 if any(host.running and host.disk.unsynced_bytes for host in hosts):
                     break
                 yield TRAP_POLL
         now = self._timeline.now
-        fault = self._enter("outage", round(plan.dark_s * 1e6), {"place": domain})
+        name = plan.domain if plan.domain == ALL else domains[0]
+        fault = self._enter("outage", round(plan.dark_s * 1e6), {"place": name})
         held = [host for host in hosts if host.running and host.disk.unsynced_bytes]
         record: dict[str, Any] = {
-            "domain": domain,
+            "domain": name,
             "at_us": now,
-            "leader_domain": leading == domain,
+            "leader_domain": leading in domains,
             "between_write_and_fsync": bool(held),
             "nodes": [host.name for host in hosts],
         }
         self.cuts.append(record)
-        self._world.power.cut(f"site/{domain}")
+        for domain in domains:
+            self._world.power.cut(f"site/{domain}")
         losses = []
         for host in hosts:
             # One that died with unsynced bytes in the kernel alone has lost them; for the others it is drawn.
@@ -293,12 +318,37 @@ class Troubles:
             host.disk.fates = FATES
         record["unsynced_bytes_dropped"] = sum(loss.dropped_bytes for loss in losses)
         record["torn"] = sum(bool(loss.torn_bytes) for loss in losses)
-        self._note("cut", domain=domain)
+        for domain in domains:
+            self._note("cut", domain=domain)
         yield round(plan.dark_s * 1e6)
-        for name in self._world.power.restore(f"site/{domain}"):
-            self._world.hosts[name].boot()
+        for domain in domains:
+            for node in self._world.power.restore(f"site/{domain}"):
+                self._world.hosts[node].boot()
+            del self.dark[domain]
+            self._note("restore", domain=domain)
         record["restored_at_us"] = self._timeline.now
-        del self.dark[domain]
-        self._note("restore", domain=domain)
         self.undone_at.append(("cut", self._timeline.now))
         self._leave(fault, len(hosts))
+
+    def _leader_to_cut(self, plan: PowerCut) -> Generator[int, None, str | None]:
+        """Who leads now. Where its domain is to be cut, one that has no liar in it."""
+        for _ in range(HONEST_LEADERS):
+            leader = yield from self._leader()
+            if plan.domain != "leader" or leader is None or self._domains[leader] not in self._spared():
+                return leader
+            yield HONEST_WAIT
+        raise Undrawable("nobody but liars has led of late; the cut of the leader's domain cannot be made")
+
+    def _spared(self) -> dict[str, None]:
+        """Domains that only a cut of them by name falls on: those of liars."""
+        return {self._domains[name]: None for name in self._world.liars}
+
+    def _to_cut(self, plan: PowerCut, leading: str | None) -> list[str]:
+        names = list(dict.fromkeys(self._domains.values()))
+        chosen = names
+        if plan.domain != ALL:
+            chosen = [drawing.domain_to_cut(plan, names, leading, self.dark, self._touched, self._spared())]
+        for domain in chosen:
+            if domain in self.dark:
+                raise Undrawable(f"domain {domain} is dark already; it cannot be cut again")
+        return chosen

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from sim.byzantine.strategy import Strategy
     from sim.faults.running import Running
     from sim.virtual.host import Host
+
+
+BY_ITSELF: Final = "of its own accord"
 
 
 class Lies:
@@ -19,6 +23,8 @@ class Lies:
         self.strategy = strategy
         self._by = by
         self._over = False
+        self.counts: Counter[str] = Counter()
+        """How often it said something else than an honest node, by the kind of message that was due."""
         host.world.timeline.after(strategy.every, self._prompt, None)
 
     def end(self) -> None:
@@ -38,6 +44,7 @@ class Lies:
             sent = strategy.say(dest, message, now)
             if strategy.lies != before:
                 self._by.bite("lies to nodes")
+                self.counts[type(message).__name__] += strategy.lies - before
             self._send(sent)
 
     def to_clients(self, replies: Sequence[tuple[Any, Any]]) -> None:
@@ -49,6 +56,7 @@ class Lies:
                 connection.to_client(sent)
             if strategy.lies != before:
                 self._by.bite("lies to clients")
+                self.counts[type(message).__name__] += strategy.lies - before
 
     def _prompt(self, _nothing: None) -> None:
         if self._over:
@@ -60,7 +68,8 @@ class Lies:
         if host.running and now >= host.paused_until:
             self._send(sent)
             if strategy.lies != before:
-                self._by.bite("lies of its own accord")
+                self._by.bite(f"lies {BY_ITSELF}")
+                self.counts[BY_ITSELF] += strategy.lies - before
         host.world.timeline.after(strategy.every, self._prompt, None)
 
     def _send(self, sent: Sequence[tuple[str, Any]]) -> None:

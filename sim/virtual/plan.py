@@ -45,6 +45,8 @@ class Plan:
     """Highest rate error of the nodes' clocks, parts per million; each is drawn."""
     coded: bool = False
     """Send every message through the wire format."""
+    committee: tuple[int, int] | None = None
+    """Where members may lie: (how many may stop, how many of those may lie); None: as many as so many nodes stand."""
     over_budget: bool = False
     """More may be damaged than the protocol promises to survive: then loss must be reported, and progress is not demanded."""
     oracles: tuple[str, ...] = ()
@@ -84,8 +86,8 @@ def loads(text: str, where: str = "plan") -> Plan:
             if name in values:
                 parts = {key: tuple(v) if isinstance(v, list) else v for key, v in values[name].items()}
                 values[name] = kind(**parts)  # type: ignore[arg-type]
-        for name in ("domains", "oracles"):
-            if name in values:
+        for name in ("domains", "oracles", "committee"):
+            if values.get(name) is not None:
                 values[name] = tuple(values[name])
         return Plan(**values)
     except (TypeError, AttributeError) as error:

@@ -111,8 +111,13 @@ class World:
         self.coded = plan.coded
         self.bulk = plan.weather.bulk
         self.names = [f"n{number}" for number in range(1, plan.nodes + 1)]
-        self.quorum = self.protocol.quorum(len(self.names))
-        self.budget = self.protocol.budget(len(self.names))
+        count = len(self.names)
+        self.quorum, self.budget = self.protocol.quorum(count), self.protocol.budget(count)
+        self.may_lie = self.protocol.liars(count)
+        """How many nodes may lie."""
+        if plan.committee is not None:
+            self.budget, self.may_lie = plan.committee
+            self.quorum = count - self.budget
         # What is wrong with its options must show here, not as nodes that cannot start.
         self.protocol.make(self.names[0], self.names, Random(0), plan)
         places = plan.domains

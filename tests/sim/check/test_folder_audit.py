@@ -7,7 +7,7 @@ import pytest
 from consensus.core import EntryKind, encode_entry, entry_position
 from consensus.raft import records as raft
 from sim.check.audit import ArchivedLog, audit_folders
-from sim.check.folders import ReadOnlyDisk
+from sim.check.folders import ReadOnlyDisk, read_folder
 from sim.check.verdict import check_audit
 
 SIZE = 12
@@ -36,6 +36,21 @@ def test_three_equal_logs_pass_and_every_value_was_compared(folder) -> None:
     archived = ArchivedLog(folders)
     assert list(archived) == log()
     assert archived.complete
+
+
+def test_once_the_agreed_log_is_handed_out_no_further_folder_is_read(folder) -> None:
+    folders = {name: folder(name, records(log(), SIZE)) for name in ("n1", "n2", "n3")}
+    read = []
+
+    def source(path):
+        read.append(path)
+        return read_folder(path)
+
+    archived = ArchivedLog(folders, source)
+    read.clear()
+    assert list(archived) == log()
+    assert archived.complete
+    assert read == [folders["n1"]]
 
 
 def test_the_agreed_log_reaches_behind_every_note_as_far_as_a_majority_holds_it(folder) -> None:

@@ -33,7 +33,7 @@ ROOT = genesis(HERE)
 def world(*liars: str) -> Any:
     """As much of a world as oracles look at."""
     made = SimpleNamespace(
-        names=NAMES, plan=SimpleNamespace(clients=2), timeline=Timeline(), liars=dict.fromkeys(liars, "x"),
+        names=NAMES, plan=SimpleNamespace(clients=2), may_lie=1, timeline=Timeline(), liars=dict.fromkeys(liars, "x"),
         harmed={}, signed={}, count=lambda what: None,
     )  # fmt: skip
     made.hosts = {

@@ -30,7 +30,7 @@ ROOT = genesis(HERE)
 def world(*liars: str) -> Any:
     """As much of a world as these oracles look at."""
     made = SimpleNamespace(
-        names=NAMES, plan=SimpleNamespace(clients=1), diverged={}, timeline=SimpleNamespace(now=0)
+        names=NAMES, plan=SimpleNamespace(clients=1), may_lie=1, diverged={}, timeline=SimpleNamespace(now=0)
     )
     made.hosts = {
         name: SimpleNamespace(name=name, lied=name in liars, clock=Clock(), world=made) for name in NAMES
