@@ -226,7 +226,8 @@ class Sync:
         since, given = self._served.get(peer, (0, 0))
         if now - since >= self.resend or now < since:
             since, given = now, 0
-        if given and given + size > self.served_bytes:
+        # What was given counts, not what would be: however large a batch is, it goes to whoever has asked for little else.
+        if given >= self.served_bytes:
             sometimes("a peer asks for more than it may have at a time")
             return False
         self._served[peer] = (since, given + size + _SMALL)

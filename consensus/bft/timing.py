@@ -38,6 +38,6 @@ class Timing:
     exile: int = 64
     """(*) Heights for which a member whose turn was passed over has none."""
     served_bytes: int = 8 << 20
-    """Bytes of blocks and batches given to one peer in the time `resend`; the first thing asked for always goes."""
+    """After so many bytes of blocks and batches a peer is given no more in the time `resend`."""
     author_bytes: int = 32 << 20
     """Most payload bytes of one member that wait to be ordered; more is dropped, and comes again."""

@@ -59,7 +59,7 @@ def behind_a_liar(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
 def forked_rounds(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
     """Two blocks in a round, while the honest hear now one half of the others, now another, and lead in turn."""
     theme = Theme(
-        load={**_EAGER, "pause": (60_000, 200_000)},
+        load={**_EAGER, "pause": (90_000, 300_000)},
         timing={"round": 60_000, "backoff_most": 400_000, "exile": 8, "turns": 4, "mark_heights": 2,
                 "snapshot_bytes": rng.choice((1_500, 8 << 20))},
     )  # fmt: skip
@@ -100,7 +100,7 @@ def torn_fetches(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
 def unsigned_states(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
     """A node's memory fails while another one is dark, so that few sign the same states, and late copies of everything come."""
     theme = Theme(
-        load={**_EAGER, "pause": (60_000, 200_000)},
+        load={**_EAGER, "pause": (90_000, 300_000)},
         timing={"snapshot_bytes": 1_500, "mark_heights": 2, "resend": 50_000},
         settings={"digest": 200_000},
         weather={"bulk": rng.choice((10, 100_000)), "loss": 0.0},

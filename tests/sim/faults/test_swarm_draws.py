@@ -142,7 +142,7 @@ def test_only_and_all_but_take_kinds_by_name() -> None:
 
 
 def test_themes_of_liars_keep_to_one_liar_and_come_up() -> None:
-    themed = [plan for plan in liars() if plan.load.pause in ((130_000, 400_000), (60_000, 200_000))]
+    themed = [plan for plan in liars() if plan.load.pause in ((130_000, 400_000), (90_000, 300_000))]
     lying = [
         {fault.params["node"] for fault in plan.schedule if fault.kind == "byzantine"} for plan in themed
     ]
