@@ -230,7 +230,7 @@ def _voids(
     for number, outage in enumerate(outages, 1):
         if outage.offered_per_s < required.min_writes_per_s:
             reasons.append(
-                f"only {outage.offered_per_s:.1f} writes a second were offered around cut {number}, "
+                f"only {outage.offered_per_s:.0f} writes a second were offered around cut {number}, "
                 f"{required.min_writes_per_s:.0f} were asked for"
             )
     return reasons
