@@ -146,13 +146,15 @@ class Submit:
 @dataclass(slots=True)
 class Query:
     """A read-only query. `max_age` (microseconds) counts for `Consistency.BOUNDED` only. The node answers or refuses
-    within `patience` microseconds."""
+    within `patience` microseconds. If `entry` is not 0, the query waits a moment to be answered from the state right after that
+    entry of the log (`node.held`); a state that is past it, or does not get there in time, answers as it is."""
 
     request: int
     consistency: int
     max_age: int
     patience: int
     query: bytes
+    entry: int = 0
 
 
 @register(63)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from consensus.core import NEVER, NodeId, Refusal, RefusalCode, Token
 from consensus.marks import sometimes
 from node.effects import Effects
+from node.held import HOLD, Held
 from node.machine import QueryError
 from node.protocol import Answer, Code, Consistency, Query, QueryRefused
 from node.state import ReplicatedState
@@ -24,11 +25,12 @@ Connection = Any
 
 @dataclass(slots=True)
 class Waiting:
-    """A query and who asked it."""
+    """A query, who asked it, and until when it waits: for its turn, and for its entry."""
 
     connection: Connection
     query: Query
     until: int
+    hold: int
 
 
 @dataclass(slots=True)
@@ -59,6 +61,7 @@ class QueryDesk:
         self.ready: deque[Waiting] = deque()
         self.returned: list[Barrier] = []
         """Barriers that came back; the state has yet to reach their index."""
+        self.held = Held()
         self._waiting: list[Waiting] = []
         self._asked: Barrier | None = None
         self._token = first_token
@@ -69,7 +72,8 @@ class QueryDesk:
 
     def __len__(self) -> int:
         asked = len(self._asked.queries) if self._asked else 0
-        return len(self.ready) + len(self._waiting) + asked + sum(len(b.queries) for b in self.returned)
+        returned = sum(len(b.queries) for b in self.returned)
+        return len(self.ready) + len(self.held) + len(self._waiting) + asked + returned
 
     def age(self, now: int) -> int | None:
         """Microseconds since this node asked for its last successful barrier."""
@@ -89,7 +93,8 @@ class QueryDesk:
         if query.consistency not in (0, 1, 2):
             reason = f"unknown consistency {query.consistency}; known: any 0, bounded 1, linearizable 2"
             return QueryRefused(query.request, Code.BAD_QUERY, reason, None)
-        item = Waiting(connection, query, now + min(query.patience, LONGEST_PATIENCE))
+        until = now + min(query.patience, LONGEST_PATIENCE)
+        item = Waiting(connection, query, until, min(until, now + HOLD))
         self._due = None
         if query.consistency == Consistency.ANY or (
             query.consistency == Consistency.BOUNDED and self._young_enough(item, now)
@@ -160,10 +165,21 @@ class QueryDesk:
                 else:
                     self.ready.append(item)
 
-    def take(self, now: int) -> Waiting | None:
-        """The next query to answer now, or None. What has grown too old while it stood in line waits once more."""
+    def release(self, applied_index: int, now: int) -> None:
+        """The state has reached `applied_index`: what is held for that is ready, and what was held for long enough."""
+        free = self.held.release(applied_index, now)
+        if free:
+            self.ready.extend(free)
+            self._due = None
+
+    def take(self, applied_index: int, now: int) -> Waiting | None:
+        """The next query to answer now from the state at `applied_index`, or None. What has grown too old while it stood in line
+        waits once more; what is to be answered from a later entry is held."""
         while self.ready:
             item = self.ready.popleft()
+            if item.query.entry and self.held.takes(item, applied_index, now):
+                self._due = None
+                continue
             if item.query.consistency != Consistency.BOUNDED or self._young_enough(item, now):
                 return item
             sometimes("a bounded query has grown too old while it stood in line")
@@ -196,8 +212,9 @@ class QueryDesk:
 
     def refuse_all(self, code: Code, reason: str) -> Iterable[tuple[Connection, QueryRefused]]:
         """Refuse everything that waits."""
-        ready = list(self.ready)
+        ready = [*self.ready, *self.held.items]
         self.ready.clear()
+        self.held = Held()
         self._due = None
         for items in [ready, *self._queues()]:
             for item in items:
@@ -207,6 +224,7 @@ class QueryDesk:
     def forget(self, gone: Callable[[Connection], bool]) -> None:
         """Drop the queries of connections that are gone."""
         self.ready = deque(item for item in self.ready if not gone(item.connection))
+        self.held.forget(gone)
         self._due = None
         for items in self._queues():
             items[:] = [item for item in items if not gone(item.connection)]
@@ -223,7 +241,7 @@ class QueryDesk:
         for items in self._queues():
             for item in items:
                 due = min(due, item.until)
-        self._due = due
+        self._due = due = min(due, self.held.due)
         return due
 
 

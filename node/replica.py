@@ -272,6 +272,8 @@ class Replica:
             self._apply(now)
         if desk.returned:
             desk.caught_up(self.state.applied_index, now)
+        if desk.held.items:
+            desk.release(self.state.applied_index, now)
         # A quarantined replica's state is not what the log says.
         if self._gate.journal_bytes >= self.settings.snapshot_bytes and not (
             self.quarantined or self._marked
@@ -421,7 +423,9 @@ class Replica:
         queue = self._to_apply
         state = self.state
         budget = APPLY_BYTES_A_TURN
-        while queue and budget > 0:
+        # Queries that are held for an entry are answered before the state goes past it.
+        last = self.desk.held.entry
+        while queue and budget > 0 and state.applied_index < last:
             entry = queue.popleft()
             budget -= len(entry)
             for item in state.apply(entry):
@@ -436,7 +440,7 @@ class Replica:
                     self._effects.clients += self.writes.opened(item)  # type: ignore[arg-type]
                 elif kind is DigestDue:
                     self._digest_due(item, now)  # type: ignore[arg-type]
-        if queue:
+        if budget <= 0 and queue:
             sometimes("more is committed than one turn applies")
 
     # ---------------------------------------------------------------------------------------------- digests
@@ -501,7 +505,7 @@ class Replica:
         if len(self.desk.ready) > QUERIES_A_TURN:
             sometimes("more queries are ready than one turn answers")
         for _ in range(min(QUERIES_A_TURN, len(self.desk.ready))):
-            item = self.desk.take(now)
+            item = self.desk.take(self.state.applied_index, now)
             if item is None:
                 return
             reply = answer(item.query, self.state, self.desk, self.node, now, self._effects)

@@ -1,7 +1,8 @@
 """A client's queries where nodes may lie: an answer counts when so many nodes give it that one of them is honest.
 
 Equal means: the same result from the state behind the same log entry. Replicas apply the log at their own pace, so two may differ
-for a moment and both be right; then others are asked, and everybody again after a pause.
+for a moment and both be right. Then others are asked, and then everybody for the state right after one entry that is about to
+come (`Meeting`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 import trio
 
+from node.held import HOLD
 from node.io.client_link import Link
 from node.io.client_queries import Asked, Asking, Queries
 from node.io.client_types import BadQuery, Event, EventHook, QueryResult, Settings, code_name
@@ -25,6 +27,32 @@ _NEVER: Final = float("inf")
 Pool = dict[tuple[Any, ...], dict[str, tuple[Consistency, Answer]]]
 """What was said, and by whom: (index, chain, result) -> node -> its answer, and under what it gave it. What was given under more
 than is asked for by now counts as well."""
+
+
+class Meeting:
+    """From which entry nodes that did not agree are to answer next: one a little ahead of them.
+
+    How far ahead grows with every attempt, for how many entries come while a question is on its way is not known. A node far
+    behind, or one that claims to be far ahead, does not count: `need` nodes at least say that they are as far as what is built
+    upon, and one of them is honest."""
+
+    MOST_AHEAD: Final = 64
+
+    def __init__(self, need: int) -> None:
+        self._need = need
+        self._ahead = 0
+        self._said: dict[str, int] = {}
+
+    def heard(self, node: str, index: int) -> None:
+        """A node has answered from the state behind this entry."""
+        self._said[node] = index
+
+    def entry(self) -> int:
+        """The entry to ask for next; 0, for any, while too few have answered."""
+        if len(self._said) < self._need:
+            return 0
+        self._ahead = min(2 * self._ahead or 1, self.MOST_AHEAD)
+        return sorted(self._said.values(), reverse=True)[self._need - 1] + self._ahead
 
 
 class AgreedQueries(Queries):
@@ -70,6 +98,7 @@ class AgreedQueries(Queries):
         tried: dict[str, None] = {}
         slow: dict[int, None] = {}
         pool: Pool = {}
+        meeting, entry, answers = Meeting(self._need), 0, 0
         asking = Asking()
         self.budget.earn(1)
 
@@ -79,7 +108,7 @@ class AgreedQueries(Queries):
                 tried[channel.node] = None
                 request = self._next_request()
                 patience_us = max(1, int((until - now) * 1e6))
-                if channel.put(Query(request, int(level), max_age_ms * 1000, patience_us, query)):
+                if channel.put(Query(request, int(level), max_age_ms * 1000, patience_us, query, entry)):
                     asking.asked[request] = Asked(channel, level, now, bool(slow))
                     self._by_request[request] = asking
                     if slow:
@@ -93,8 +122,9 @@ class AgreedQueries(Queries):
 
         def quick() -> int:
             """How many copies are under way that are worth waiting for."""
+            patience = slow_s + HOLD / 1e6 if entry else slow_s
             for request, asked in asking.asked.items():
-                late = now - asked.at >= slow_s and now >= next_look
+                late = now - asked.at >= patience and now >= next_look
                 if request not in slow and (
                     asked.channel.link.suspect(now) or (late and self.budget.take(1, now))
                 ):
@@ -108,6 +138,9 @@ class AgreedQueries(Queries):
                 now = trio.current_time()
                 while asking.news:
                     request, message = asking.news.pop(0)
+                    if type(message) is Answer and request in asking.asked:
+                        meeting.heard(asking.asked[request].channel.node, message.index)
+                        answers += 1
                     found = self._weigh(asking, request, message, max_age_ms, pool, bad, reasons, now)
                     if found is not None:
                         found.hedged = found.node not in first
@@ -118,21 +151,32 @@ class AgreedQueries(Queries):
                     level, fallback_at, next_round = fallback, _NEVER, now
                     tried.clear()
                     self._events(Event(now, "fallback", None, f"{consistency.name} -> {fallback.name}"))
-                # As many under way as would settle it, if they say what most have said already.
+                # As many under way as would settle it, if they say what most have said already; for one entry, everybody.
                 best = max((count(who, level) for who in pool.values()), default=0)
                 under_way = quick()
                 if now >= next_look:
                     next_look = now + slow_s
-                while now >= next_round and best + under_way < self._need and ask():
+                while now >= next_round and (entry or best + under_way < self._need) and ask():
                     under_way += 1
-                if not under_way and now >= next_round:
-                    # Everybody was asked who can be: another round, a little later each time, of those that owe nothing.
+                hopeless = best + under_way < self._need
+                if hopeless and now >= next_round:
+                    # Everybody was asked who can be: another round, of those that owe nothing. Where hardly anybody answers, a
+                    # little later each time.
                     tried.clear()
                     tried.update((asked.channel.node, None) for asked in asking.asked.values())
-                    next_round = now + pause * self._rng.uniform(0.5, 1.0)
-                    pause = min(2 * pause, _PAUSE_MAX_S)
+                    entry = meeting.entry()
+                    pause = _PAUSE_MIN_S if answers >= self._need else min(2 * pause, _PAUSE_MAX_S)
+                    next_round, answers = now + pause * self._rng.uniform(0.5, 1.0), 0
+                    continue
                 asking.event = trio.Event()
-                with trio.move_on_at(min(until, fallback_at, next_look if under_way else next_round)):
+                with trio.move_on_at(
+                    min(
+                        until,
+                        fallback_at,
+                        next_look if under_way else _NEVER,
+                        next_round if hopeless else _NEVER,
+                    )
+                ):
                     await asking.event.wait()
         finally:
             for request in asking.asked:

@@ -38,7 +38,7 @@ def menu(options: Options) -> list[str]:
 
 OWN_PLACES: Final[dict[str, tuple[str, ...]]] = {
     "raft": ("consensus/raft/",),
-    "bft": ("consensus/bft/", "node/requests.py:", "node/signed.py:"),
+    "bft": ("consensus/bft/", "node/held.py:", "node/requests.py:", "node/signed.py:"),
 }
 """Protocol -> where the marks are that runs of no other protocol can reach."""
 OWN_MARKS: Final[dict[str, tuple[str, ...]]] = {

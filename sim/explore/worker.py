@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 LIMIT_S: Final = 120
 """Seconds of real time after which a run is given up: a loop that does nothing in virtual time ends no other way."""
-COLLECT_EVERY: Final = 10
-"""Runs between two collections of garbage, in a process of our own."""
+COLLECT_EVERY: Final = 2
+"""Runs between two collections of garbage, in a process of our own. With more, every run touches memory that is in no cache: at
+ten, runs of the BFT log took 7 % longer."""
 
 
 @dataclass(slots=True)

@@ -89,8 +89,8 @@ class RaftLog(Oracle):
         self._committed_in: list[int] = [0]  # a term in which it was committed, or a later one; never falls
         self._entries: dict[int, bytes] = {}  # prefix -> entry
         self._holders: dict[int, set[str]] = {}
-        self._reached: dict[str, int] = {}
-        """The farthest that a disk has ever reached."""
+        self._candidate: dict[str, tuple[int, int]] = {}
+        """The newest vote for itself on a node's disk: (term, how far the log in front of it reached)."""
         self._ghosts: list[tuple[str, Shadow]] = []
         """What disks held that were wiped: it has counted all the same."""
         self._quorum = len(world.names) // 2 + 1
@@ -104,7 +104,7 @@ class RaftLog(Oracle):
         self._durable[host.name] = Shadow()
         self._unwritten[host.name] = []
         self._waiting[host.name] = deque()
-        self._reached[host.name] = 0
+        self._candidate[host.name] = (0, 0)
 
     def _read(self, shadow: Shadow, records: Sequence[Record], who: str) -> list[Change]:
         """Bring a shadow up to date; the changes, for the other shadow of the same log."""
@@ -124,8 +124,9 @@ class RaftLog(Oracle):
                 changes.append((_BASE, index, 0, term))
         return changes
 
-    def _repeat(self, shadow: Shadow, changes: list[Change]) -> None:
-        """Make changes that `_read` found to another shadow."""
+    def _repeat(self, name: str, changes: list[Change]) -> None:
+        """Make changes that `_read` found to the shadow of what is durable."""
+        shadow = self._durable[name]
         for kind, number, prefix, more in changes:
             if kind == _ENTRY:
                 if number <= shadow.last:
@@ -134,6 +135,9 @@ class RaftLog(Oracle):
                 shadow.terms.append(more)
             elif kind == _HARD_STATE:
                 shadow.term, shadow.voted = number, more
+                # The first record of a vote counts: a new segment begins with it once more, and then the log may be shorter.
+                if more == name and number > self._candidate[name][0]:
+                    self._candidate[name] = (number, shadow.reach)
             else:
                 self._rebase(shadow, number, more)
 
@@ -183,8 +187,7 @@ class RaftLog(Oracle):
     def synced(self, host: Host, job: int) -> None:
         waiting = self._waiting[host.name]
         while waiting and waiting[0][0] <= job:
-            self._repeat(self._durable[host.name], waiting.popleft()[1])
-        self._reached[host.name] = max(self._reached[host.name], self._durable[host.name].reach)
+            self._repeat(host.name, waiting.popleft()[1])
 
     def went_down(self, host: Host) -> None:
         self._unwritten[host.name] = []
@@ -223,7 +226,6 @@ class RaftLog(Oracle):
         one, two = found.prefix(shared), known.prefix(shared)
         if one is not None and two is not None and one != two:
             self.violated(f"{name} comes back with another log up to {shared} than it had", name)
-        self._reached[name] = max(self._reached[name], found.reach)
         self._wanted[name] = found
         self._durable[name] = Shadow(
             found.term, found.voted, found.base, found.base_term, found.base_prefix,
@@ -261,11 +263,13 @@ class RaftLog(Oracle):
                 self.violated(
                     f"{host.name} asks for votes; its disk does not know of its own vote", host.name
                 )
-            # A request may wait while a leader of its term takes the end of this log away: it was on the disk, and as that
-            # leader has won, nobody's vote can come of it.
-            if message.last_index > max(disk.reach, self._reached[host.name]):
+            # A request may wait while a leader of its term takes the end of this log away, even in one sync with it: it stood in
+            # front of the vote, and as that leader has won, no vote that comes of it counts.
+            since, reach = self._candidate[host.name]
+            held = max(disk.reach, reach) if since == message.term else disk.reach
+            if message.last_index > held:
                 self.violated(
-                    f"{host.name} asks for votes with a log up to {message.last_index}; its disk holds {disk.last}",
+                    f"{host.name} asks for votes with a log up to {message.last_index}; its disk held {held}",
                     host.name,
                 )
         elif message.granted and disk.voted != dest:

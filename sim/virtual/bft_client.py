@@ -7,6 +7,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
+from node.io.client_agreed import Meeting
 from node.protocol import (
     Answer,
     Introduce,
@@ -40,10 +41,10 @@ _BUNDLES: Final = 64
 class Asked:
     """A query under way. `said`: what each node has answered."""
 
-    __slots__ = ("message", "operation", "refused", "said", "tries")
+    __slots__ = ("meeting", "message", "operation", "refused", "said", "tries")
 
-    def __init__(self, operation: Operation, message: Query) -> None:
-        self.operation, self.message = operation, message
+    def __init__(self, operation: Operation, message: Query, meeting: Meeting) -> None:
+        self.operation, self.message, self.meeting = operation, message, meeting
         self.said: dict[str, Answer] = {}
         self.refused: dict[str, None] = {}
         self.tries = 1
@@ -138,7 +139,8 @@ class BftClient(Client):
             max_age_us=age if consistency == 1 else None,
             query=query,
         )
-        self._put(self.request, Asked(operation, Query(self.request, consistency, age, patience, query)))
+        message = Query(self.request, consistency, age, patience, query)
+        self._put(self.request, Asked(operation, message, Meeting(self.enough)))
 
     def _put(self, request: int, asked: Asked) -> None:
         self._queries[request] = asked
@@ -153,10 +155,9 @@ class BftClient(Client):
         if asked.tries == ASKED_AGAIN:
             return  # of unknown outcome, which for a query means: no answer
         self.request += 1
-        old = asked.message
-        fresh = Asked(
-            asked.operation, Query(self.request, old.consistency, old.max_age, old.patience, old.query)
-        )
+        old, entry = asked.message, asked.meeting.entry()
+        message = Query(self.request, old.consistency, old.max_age, old.patience, old.query, entry)
+        fresh = Asked(asked.operation, message, asked.meeting)
         fresh.tries = asked.tries + 1
         asked.operation.attempts += 1
         self._put(self.request, fresh)
@@ -297,6 +298,7 @@ class BftClient(Client):
         if asked is None or not self._plausible(asked, message):
             return
         asked.said[name] = message
+        asked.meeting.heard(name, message.index)
         same = [
             other
             for other in asked.said.values()

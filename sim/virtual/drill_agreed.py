@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from node.io.client_agreed import Pool, agree, count
+from consensus.core import NEVER
+from node.held import HOLD
+from node.io.client_agreed import Meeting, Pool, agree, count
 from node.io.client_types import Settings, code_name
 from node.protocol import Answer, Code, Consistency, QueryRefused
 from sim.virtual.drill_queries import Answered, Asking, Queries
@@ -25,8 +27,11 @@ moment, and all be right."""
 
 @dataclass(slots=True, eq=False)
 class AgreedAsking(Asking):
-    """One query under way, and what was said. `hedge_at` is when it is looked for late ones next."""
+    """One query under way, and what was said. `hedge_at` is when it is looked for late ones next; `answers` counts those of this
+    round."""
 
+    meeting: Meeting = field(kw_only=True)
+    answers: int = 0
     pool: Pool = field(default_factory=dict)
     slow: dict[int, None] = field(default_factory=dict)
     """Requests that are not waited for any more; their answers count nevertheless."""
@@ -62,7 +67,12 @@ class AgreedQueries(Queries):
     ) -> None:
         now = self._timeline.now
         look = now + hedge
-        self._step(AgreedAsking(query, level, max_age, until, hedge, fallback_at, done, now, look, PAUSE[0]))
+        meeting = Meeting(self._need)
+        self._step(
+            AgreedAsking(
+                query, level, max_age, until, hedge, fallback_at, done, now, look, PAUSE[0], meeting=meeting
+            )
+        )
 
     def _step(self, asking: Asking) -> None:
         assert isinstance(asking, AgreedAsking)
@@ -74,26 +84,33 @@ class AgreedQueries(Queries):
             return
         if now >= asking.fallback_at:
             self._fall_back(asking, now)
-        # As many under way as would settle it, if they say what most have said already.
+        # As many under way as would settle it, if they say what most have said already; for one entry, everybody.
         best = max((count(who, asking.level) for who in asking.pool.values()), default=0)
         under_way = self._quick(asking, now)
         if now >= asking.hedge_at:
             asking.hedge_at = now + asking.hedge
-        while now >= asking.next_round and best + under_way < self._need and self._ask(asking):
+        while (
+            now >= asking.next_round and (asking.entry or best + under_way < self._need) and self._ask(asking)
+        ):
             under_way += 1
-        if not under_way and now >= asking.next_round:
-            # Everybody was asked who can be: another round, a little later each time, of those that owe nothing.
+        hopeless = best + under_way < self._need
+        if hopeless and now >= asking.next_round:
+            # Everybody was asked who can be: another round, of those that owe nothing. Where hardly anybody answers, a little
+            # later each time.
             asking.tried.clear()
             asking.tried.update((copy.channel.node, None) for copy in asking.copies.values())
-            asking.next_round = now + self._rng.randint(asking.pause // 2, asking.pause)
-            asking.pause = min(2 * asking.pause, PAUSE[1])
-        later = asking.hedge_at if under_way else asking.next_round
-        self._wake_at(asking, min(asking.until, asking.fallback_at, later))
+            asking.entry = asking.meeting.entry()
+            asking.pause = PAUSE[0] if asking.answers >= self._need else min(2 * asking.pause, PAUSE[1])
+            asking.next_round, asking.answers = now + self._rng.randint(asking.pause // 2, asking.pause), 0
+        look = asking.hedge_at if under_way else NEVER
+        later = asking.next_round if hopeless else NEVER
+        self._wake_at(asking, min(asking.until, asking.fallback_at, look, later))
 
     def _quick(self, asking: AgreedAsking, now: int) -> int:
         """How many copies are under way that are worth waiting for."""
+        patience = asking.hedge + (HOLD if asking.entry else 0)
         for request, copy in asking.copies.items():
-            late = now - copy.at >= asking.hedge and now >= asking.hedge_at
+            late = now - copy.at >= patience and now >= asking.hedge_at
             if request not in asking.slow and (
                 copy.channel.link.suspect(now / 1e6) or (late and self._hedges.take(1, now / 1e6))
             ):
@@ -119,6 +136,8 @@ class AgreedQueries(Queries):
                 asking, message.request, f"answered from entry {message.index}, and was not confirmed"
             )
             node = copy.channel.node
+            asking.meeting.heard(node, message.index)
+            asking.answers += 1
             if copy.level == Consistency.BOUNDED and (message.age is None or message.age > asking.max_age):
                 asking.reasons[node] = (
                     f"answered with age {message.age} us where at most {asking.max_age} were asked for"

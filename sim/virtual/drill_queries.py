@@ -47,6 +47,8 @@ class Asking:
     next_round: int
     hedge_at: int
     pause: int
+    entry: int = 0
+    """Which entry it is to be answered from, if it matters."""
     first: list[str] = field(default_factory=list)
     """Who was asked before anybody was late."""
     timer: int = NEVER
@@ -203,7 +205,8 @@ class Queries:
         asking.tried[channel.node] = None
         asking.copies[request] = Copy(channel, asking.level, now)
         self._asked[request] = asking
-        channel.put(Query(request, int(asking.level), asking.max_age, asking.until - now, asking.query))
+        patience = asking.until - now
+        channel.put(Query(request, int(asking.level), asking.max_age, patience, asking.query, asking.entry))
         return channel
 
     def _take_back(self, asking: Asking, request: int, why: str) -> Copy:

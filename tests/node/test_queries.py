@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consensus.core import NEVER, Refusal, RefusalCode
+from node.held import HOLD
 from node.protocol import Code, Consistency, Query
 from node.queries import LONGEST_PATIENCE, RETRY, QueryDesk
 
@@ -17,13 +18,13 @@ def desk(capacity: int = 8, first: int = 0) -> QueryDesk:
     return QueryDesk(capacity, PACE, FRESH, first)
 
 
-def query(request: int, consistency: int, max_age: int = 0, patience: int = 500_000) -> Query:
-    return Query(request, int(consistency), max_age, patience, b"")
+def query(request: int, consistency: int, max_age: int = 0, patience: int = 500_000, entry: int = 0) -> Query:
+    return Query(request, int(consistency), max_age, patience, b"", entry)
 
 
-def ready(one: QueryDesk, now: int) -> list[int]:
+def ready(one: QueryDesk, now: int, applied: int = 0) -> list[int]:
     found = []
-    while (item := one.take(now)) is not None:
+    while (item := one.take(applied, now)) is not None:
         found.append(item.query.request)
     return found
 
@@ -138,6 +139,48 @@ def test_barriers_are_asked_for_at_their_pace_without_any_query() -> None:
     assert one.wants_barrier(PACE - 1) is None
     assert one.deadline() == PACE
     assert one.wants_barrier(PACE) is not None
+
+
+def test_a_query_for_an_entry_waits_for_that_and_no_longer_than_a_moment() -> None:
+    one = desk()
+    for request, entry in ((1, 7), (2, 5), (3, 4), (4, 9)):
+        one.add("a", query(request, ANY, entry=entry), 100)
+    assert ready(one, 100, applied=4) == [3], "the state is there already"
+    assert (one.held.entry, len(one), one.deadline()) == (5, 3, 0), "a barrier is due at 0 at the latest"
+    token = one.wants_barrier(100)
+    assert token is not None
+    assert one.deadline() == 100 + HOLD
+    one.release(4, 99 + HOLD)
+    assert ready(one, 99 + HOLD, applied=4) == []
+    one.release(5, 99 + HOLD)
+    assert ready(one, 99 + HOLD, applied=5) == [2]
+    one.release(8, 99 + HOLD)
+    assert ready(one, 99 + HOLD, applied=8) == [1], (
+        "of a state that came from elsewhere and is past the entry"
+    )
+    one.release(8, 100 + HOLD)
+    assert ready(one, 100 + HOLD, applied=8) == [4], "the entry has not come"
+    assert (one.held.entry, one.held.due, len(one)) == (NEVER, NEVER, 0)
+
+
+def test_a_query_for_an_entry_is_answered_rather_than_given_up_when_its_patience_ends() -> None:
+    one = desk()
+    one.add("a", query(1, ANY, patience=300, entry=7), 0)
+    assert ready(one, 0) == []
+    assert list(one.give_up(300)) == []
+    one.release(0, 300)
+    assert ready(one, 300) == [1]
+
+
+def test_what_is_held_is_forgotten_with_its_connection_and_refused_with_everything_else() -> None:
+    one = desk()
+    for request, who in ((1, "a"), (2, "b")):
+        one.add(who, query(request, ANY, entry=6 + request), 0)
+    assert ready(one, 0) == []
+    one.forget(lambda connection: connection == "a")
+    assert (len(one), one.held.entry) == (1, 8)
+    assert [(who, refused.request) for who, refused in one.refuse_all(Code.STOPPING, "ends")] == [("b", 2)]
+    assert (len(one), one.held.entry, one.held.due) == (0, NEVER, NEVER)
 
 
 def test_a_bounded_query_is_answered_by_the_age_of_the_moment_of_the_answer() -> None:
@@ -263,7 +306,12 @@ def test_the_deadline_is_the_first_patience_to_end_or_the_next_barrier() -> None
 
 
 _step = st.one_of(
-    st.tuples(st.just("ask"), st.sampled_from([ANY, BOUNDED, LINEARIZABLE]), st.integers(0, 300)),
+    st.tuples(
+        st.just("ask"),
+        st.sampled_from([ANY, BOUNDED, LINEARIZABLE]),
+        st.integers(0, 300),
+        st.sampled_from([0, 0, 1, 2, 5]),
+    ),
     st.tuples(st.just("barrier")),
     st.tuples(st.just("pass"), st.integers(0, 3)),
     st.tuples(st.just("late answer")),
@@ -289,7 +337,7 @@ def test_whatever_happens_no_query_is_lost_and_every_answer_keeps_what_was_asked
         now += wait
         if step[0] == "ask":
             request += 1
-            made = query(request, step[1], max_age=step[2], patience=400)
+            made = query(request, step[1], max_age=step[2], patience=400, entry=step[3])
             if one.add("a", made, now) is None:
                 open_[request] = (now, made)
             else:
@@ -314,8 +362,15 @@ def test_whatever_happens_no_query_is_lost_and_every_answer_keeps_what_was_asked
         elif step[0] == "apply":
             applied = min(applied + step[1], commit)
             one.caught_up(applied, now)
-        elif step[0] == "answer" and (item := one.take(now)) is not None:
+            one.release(applied, now)
+            for item in one.held.items:
+                assert item.query.entry > applied
+                assert now < open_[item.query.request][0] + 400, "held for too long"
+        elif step[0] == "answer" and (item := one.take(applied, now)) is not None:
             came, made = open_.pop(item.query.request)
+            assert made.entry <= applied or now >= came + 400, (
+                "neither the entry nor the end of its patience has come"
+            )
             reached = max((when for when, index in came_back if index <= applied), default=None)
             if made.consistency == LINEARIZABLE:
                 assert reached is not None

@@ -8,6 +8,7 @@ import pytest
 from replica_bench import Bench
 
 from consensus.core import NEVER, EntryKind, Refusal, RefusalCode
+from node.held import HOLD
 from node.kv import append, get, put
 from node.protocol import (
     Answer,
@@ -176,6 +177,52 @@ def test_a_session_opened_by_another_node_or_by_an_earlier_life_is_nobodys_here(
     assert bench.commit(open_group("n2", nonce)).clients == []
     assert bench.commit(open_group("n1", nonce - (1 << 32))).clients == []
     assert len(bench.commit(open_group("n1", nonce)).clients) == 1
+
+
+def test_a_query_for_an_entry_is_answered_from_the_state_right_after_it_and_nothing_is_applied_before() -> (
+    None
+):
+    bench = leading()
+    ask(bench, submit(1))
+    commit_proposed(bench)
+    at = bench.state.applied_index
+    for request, entry in ((1, at + 2), (2, at), (3, at + 4), (4, at + 2), (5, at + 1)):
+        bench.replica.receive_client(
+            "alice", Query(request, Consistency.ANY, 0, 100_000, get(b"k"), entry), bench.now
+        )
+    assert [answer.request for answer in said(bench)] == [2]
+    entries = [
+        bench.entry(commands_group(SESSION, 0, [seq], [append(b"k", b"%d;" % seq)])) for seq in range(2, 8)
+    ]
+    heard: dict[int, tuple[int, bytes]] = {}
+    effects = bench.core_says(lambda out: out.committed.extend(entries))
+    while True:
+        heard |= {m.request: (m.index, m.result) for _, m in effects.clients if type(m) is Answer}
+        if not effects.again:
+            break
+        effects = bench.turn()
+    assert {request: index for request, (index, _) in heard.items()} == {
+        5: at + 1,
+        1: at + 2,
+        4: at + 2,
+        3: at + 4,
+    }
+    assert b"1;2;3;" in heard[1][1]
+    assert b"4;" not in heard[1][1]
+    assert bench.state.applied_index == at + 6
+
+
+def test_a_query_for_an_entry_that_does_not_come_is_answered_from_the_newest_state_a_moment_later() -> None:
+    bench = leading()
+    at = bench.state.applied_index
+    assert ask(bench, Query(1, Consistency.ANY, 0, 10_000_000, get(b"k"), at + 3)) == []
+    assert bench.replica.deadline == bench.now + HOLD
+    bench.commit(commands_group(SESSION, 0, [2], [append(b"k", b"2;")]))
+    bench.now += HOLD - 1
+    assert said(bench) == []
+    bench.now += 1
+    (answer,) = said(bench)
+    assert (answer.request, answer.index) == (1, at + 1)
 
 
 def test_one_refused_opening_takes_no_other_one_with_it() -> None:

@@ -28,6 +28,7 @@ from node.io.client import (
     Signing,
     open_client,
 )
+from node.io.client_agreed import Meeting
 from node.io.client_signed import SignedWrites
 from node.io.keys import SigningKey, verify
 from node.protocol import (
@@ -391,6 +392,56 @@ async def test_nodes_that_are_not_equally_far_are_asked_again_until_two_meet(
     async with client_of(world) as client:
         answer = await client.query(b"q", Consistency.LINEARIZABLE, hedge_ms=None)
     assert (answer.index, answer.result) == (50, b"state 50")
+
+
+async def test_nodes_whose_log_never_stands_still_meet_at_an_entry_that_is_asked_for(
+    autojump_clock: MockClock, world: SignedWorld
+) -> None:
+    """Every question finds every node three entries further, each elsewhere; only who is asked for an entry answers alike."""
+    at = {"n1": 11, "n2": 25, "n3": 32, "n4": 20}
+    liar = "n4"
+
+    def busy(peer: Any, message: Query) -> list[Any]:
+        at[peer.name] = max(at[peer.name] + 3, message.entry)
+        index = 10**15 if peer.name == liar else at[peer.name]
+        return [Answer(message.request, index, CHAIN, 1000, "fresh", b"state %d" % index)]
+
+    for peer in world.peers.values():
+        peer.scripts[Query] = busy
+    async with client_of(world) as client:
+        answer = await client.query(b"q", Consistency.LINEARIZABLE)
+        assert answer.index in at.values()
+        assert answer.result == b"state %d" % answer.index
+        asked = [m.entry for peer in world.peers.values() for m in peer.heard if type(m) is Query]
+        assert 0 < max(asked) < 200, "the liar's entry is nobody's to meet at"
+
+
+@given(
+    st.integers(1, 3),
+    st.lists(st.tuples(st.sampled_from("abcdefg"), st.integers(1, 500)), min_size=1, max_size=30),
+    st.lists(st.integers(0, 1 << 62), max_size=10),
+)
+def test_no_less_than_so_many_decide_where_nodes_meet(
+    need: int, said: list[tuple[str, int]], lies: list[int]
+) -> None:
+    """Liars, one fewer than are needed, move the meeting neither behind all honest nodes nor out of their reach."""
+    meeting = Meeting(need)
+    for place, (node, index) in enumerate(said):
+        meeting.heard(node, index)
+        for liar, lie in enumerate(lies[place : place + need - 1]):
+            meeting.heard(f"liar {liar}", lie)
+    honest = sorted(dict(said).values())
+    heard = len(honest) + len(
+        {liar for place in range(len(said)) for liar, _ in enumerate(lies[place : place + need - 1])}
+    )
+    entries = [meeting.entry() for _ in range(9)]
+    if heard < need:
+        assert entries == [0] * 9
+    else:
+        ahead = [1, 2, 4, 8, 16, 32, 64, 64, 64]
+        assert all(entry <= honest[-1] + more for entry, more in zip(entries, ahead, strict=True))
+        if len(honest) >= need:
+            assert all(entry > honest[-need] for entry in entries)
 
 
 async def test_a_node_that_hangs_does_not_keep_the_others_from_being_asked_again(

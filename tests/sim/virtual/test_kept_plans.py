@@ -44,6 +44,16 @@ def test_a_snapshot_that_reached_the_kernel_may_stand_where_a_conflicting_tail_w
     assert result.marks["a snapshot is installed, and a conflicting tail goes"] >= 1
 
 
+def test_a_candidates_request_may_leave_when_the_end_of_its_log_came_and_went_in_one_sync() -> None:
+    """n5's disk is slow: one sync makes the entries up to 278 durable, its vote for itself, and the cut back to 228 by the leader
+    that has won the same term. Only then may the request leave that waited for the first two; the oracle looked at the third."""
+    path = Path(__file__).parent / "plans" / "candidacy-and-the-end-of-its-log-in-one-sync.json"
+    result = World(plan.loads(path.read_text(encoding="utf-8"))).run()
+    assert result.outcome == OK, result.text
+    assert result.marks["a candidate yields to who has won its term"] >= 1
+    assert result.marks["entries that were durable are no longer what stands there"] >= 1
+
+
 def test_a_member_whose_batches_were_ordered_without_it_would_wait_for_them_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,0 +1,67 @@
+"""Queries that are to be answered from the state right after one entry of the log.
+
+Whoever believes only what several nodes say alike needs them to answer from the same entry, and replicas apply the log each at
+its own pace. So the asker names an entry soon to come; a node holds the query until its state has reached that entry, and the
+replica answers before it applies the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from consensus.core import NEVER
+from consensus.marks import sometimes
+
+if TYPE_CHECKING:
+    from node.queries import Connection, Waiting
+
+HOLD: Final = 50_000
+"""Microseconds that a query is held at most: the log may stand still, and then every node's newest state is of the same entry."""
+
+
+class Held:
+    """What is held, each for its entry and until its time.
+
+    `entry` is the lowest that anybody waits for: the replica must not apply past it before it has answered. `due` is when
+    somebody has been held for long enough. Both are NEVER if nothing is held."""
+
+    def __init__(self) -> None:
+        self.items: list[Waiting] = []
+        self.entry = NEVER
+        self.due = NEVER
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def takes(self, item: Waiting, applied_index: int, now: int) -> bool:
+        """Hold a query if it has to be, and say whether."""
+        if item.query.entry <= applied_index or item.hold <= now:
+            return False
+        sometimes("a query is held for the entry that it is to be answered from")
+        self.items.append(item)
+        self.entry = min(self.entry, item.query.entry)
+        self.due = min(self.due, item.hold)
+        return True
+
+    def release(self, applied_index: int, now: int) -> list[Waiting]:
+        """Those that need not be held any longer, in the order in which they came."""
+        if self.entry > applied_index and self.due > now:
+            return []
+        if self.entry > applied_index:
+            sometimes("a query was held for an entry that does not come")
+        free: list[Waiting] = []
+        stay: list[Waiting] = []
+        for item in self.items:
+            (free if item.query.entry <= applied_index or item.hold <= now else stay).append(item)
+        self._keep(stay)
+        return free
+
+    def forget(self, gone: Callable[[Connection], bool]) -> None:
+        """Drop the queries of connections that are gone."""
+        self._keep([item for item in self.items if not gone(item.connection)])
+
+    def _keep(self, items: list[Waiting]) -> None:
+        self.items = items
+        self.entry = min((item.query.entry for item in items), default=NEVER)
+        self.due = min((item.hold for item in items), default=NEVER)
