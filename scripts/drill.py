@@ -149,6 +149,8 @@ def run(
     console.print(
         f"[bold]{command}[/bold]\n{plan.title}; {about}; everything goes to {folder}", soft_wrap=True
     )
+    if impossible := scenarios.beyond(plan):
+        console.print(f"[yellow]this cannot pass[/yellow]: {impossible}", soft_wrap=True)
     (folder / "scenario.toml").write_text(scenarios.source(scenario), encoding="utf-8")
     try:
         verdict = (

@@ -449,6 +449,38 @@ def with_protocol(scenario: Scenario, protocol: str) -> Scenario:
     return changed
 
 
+def beyond(scenario: Scenario) -> str:
+    """What a cut asks of the cluster that arithmetic rules out: writes within the bound, while too few nodes have power. Empty if
+    nothing does."""
+    shape, members = scenario.cluster, _nodes(scenario)
+    committee = shape.committee
+    quorum = len(members) // 2 + 1 if committee is None else committee.quorum
+    liars = [liar.node for liar in scenario.liars]
+    domains = deal(shape.nodes, shape.domains)
+    bound = scenario.require.max_outage_ms
+    for cut in scenario.cuts:
+        if cut.dark_s * 1000 <= bound or not scenario.require.min_writes_per_s:
+            continue
+        # What `leader` and `untouched` come to is not known yet: the worst is the largest.
+        of = {
+            domain: [n for n in members if domains[n] == domain] for domain in sorted(set(domains.values()))
+        }
+        if cut.domain in of:
+            dark = of[cut.domain]
+        elif cut.domain == "all":
+            dark = members
+        else:
+            spared = {domains[name] for name in liars}
+            dark = max((of[domain] for domain in of if domain not in spared), key=len, default=[])
+        left = [name for name in members if name not in dark and name not in liars]
+        if len(left) < quorum:
+            return (
+                f"a cut of {cut.domain!r} may leave {len(left)} honest nodes of {len(members)} with power, and the log needs "
+                f"{quorum}: no write can be acknowledged for {cut.dark_s:g} s, and [require] max_outage_ms is {bound:g}"
+            )
+    return ""
+
+
 def without_reference(scenario: Scenario) -> Scenario:
     """The same, not held against figures published for other data."""
     return dataclasses.replace(scenario, compare_with_reference=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,25 @@ def test_over_a_committee_progress_is_demanded_where_its_quorum_of_honest_member
     # Of four nodes one that lies is the one that may fail; six stand another one.
     assert [demanded(BFT + LIAR, keys) for keys in (one, kill, delay)] == [False, False, True]
     assert [demanded(six + LIAR, keys) for keys in (one, half, kill)] == [True, False, True]
+
+
+@pytest.mark.parametrize("name", scenario.names())
+def test_no_shipped_scenario_asks_for_what_arithmetic_rules_out(name: str) -> None:
+    assert scenario.beyond(scenario.load(name)) == ""
+
+
+def test_a_cut_that_leaves_no_quorum_is_told_before_anything_starts() -> None:
+    plan = scenario.load("default")
+    over_bft = scenario.beyond(scenario.with_protocol(plan, "bft"))
+    assert "may leave 3 honest nodes of 5 with power, and the log needs 4" in over_bft
+    assert "for 6 s, and [require] max_outage_ms is 1000" in over_bft
+    everything = dataclasses.replace(plan, cuts=(dataclasses.replace(plan.cuts[0], domain="all"),))
+    assert "a cut of 'all' may leave 0 honest nodes of 5" in scenario.beyond(everything)
+    longer = dataclasses.replace(plan.require, max_outage_ms=6_500)
+    assert scenario.beyond(dataclasses.replace(everything, require=longer)) == "", (
+        "the bound outlasts the cut"
+    )
+    hybrid = scenario.load("bft-hybrid")
+    closer = dataclasses.replace(hybrid.cluster, domains=3)
+    found = scenario.beyond(dataclasses.replace(hybrid, cluster=closer))
+    assert "may leave 3 honest nodes of 6 with power, and the log needs 4" in found, "a liar does not count"
