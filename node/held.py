@@ -1,8 +1,8 @@
 """Queries that are to be answered from the state right after one entry of the log.
 
 Whoever believes only what several nodes say alike needs them to answer from the same entry, and replicas apply the log each at
-its own pace. So the asker names an entry soon to come; a node holds the query until its state has reached that entry, and the
-replica answers before it applies the next.
+its own pace. So the asker names an entry soon to come (`Meeting`); a node holds the query until its state has reached that entry,
+and the replica answers before it applies the next (`Held`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 HOLD: Final = 50_000
 """Microseconds that a query is held at most: the log may stand still, and then every node's newest state is of the same entry."""
+
+MOST_AHEAD: Final = 64
+"""Entries that a meeting lies ahead at most."""
 
 
 class Held:
@@ -65,3 +68,27 @@ class Held:
         self.items = items
         self.entry = min((item.query.entry for item in items), default=NEVER)
         self.due = min((item.hold for item in items), default=NEVER)
+
+
+class Meeting:
+    """From which entry nodes that did not agree are to answer next: one a little ahead of them.
+
+    How far ahead grows with every attempt, for how many entries come while a question is on its way is not known. A node far
+    behind, or one that claims to be far ahead, does not count: `need` nodes at least say that they are as far as what is built
+    upon, and one of them is honest."""
+
+    def __init__(self, need: int) -> None:
+        self._need = need
+        self._ahead = 0
+        self._said: dict[str, int] = {}
+
+    def heard(self, node: str, index: int) -> None:
+        """A node has answered from the state behind this entry."""
+        self._said[node] = index
+
+    def entry(self) -> int:
+        """The entry to ask for next; 0, for any, while too few have answered."""
+        if len(self._said) < self._need:
+            return 0
+        self._ahead = min(2 * self._ahead or 1, MOST_AHEAD)
+        return sorted(self._said.values(), reverse=True)[self._need - 1] + self._ahead

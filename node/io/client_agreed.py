@@ -2,7 +2,7 @@
 
 Equal means: the same result from the state behind the same log entry. Replicas apply the log at their own pace, so two may differ
 for a moment and both be right. Then others are asked, and then everybody for the state right after one entry that is about to
-come (`Meeting`).
+come (`node.held`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import trio
 
-from node.held import HOLD
+from node.held import HOLD, Meeting
 from node.io.client_link import Link
 from node.io.client_queries import Asked, Asking, Queries
 from node.io.client_types import BadQuery, Event, EventHook, QueryResult, Settings, code_name
@@ -27,32 +27,6 @@ _NEVER: Final = float("inf")
 Pool = dict[tuple[Any, ...], dict[str, tuple[Consistency, Answer]]]
 """What was said, and by whom: (index, chain, result) -> node -> its answer, and under what it gave it. What was given under more
 than is asked for by now counts as well."""
-
-
-class Meeting:
-    """From which entry nodes that did not agree are to answer next: one a little ahead of them.
-
-    How far ahead grows with every attempt, for how many entries come while a question is on its way is not known. A node far
-    behind, or one that claims to be far ahead, does not count: `need` nodes at least say that they are as far as what is built
-    upon, and one of them is honest."""
-
-    MOST_AHEAD: Final = 64
-
-    def __init__(self, need: int) -> None:
-        self._need = need
-        self._ahead = 0
-        self._said: dict[str, int] = {}
-
-    def heard(self, node: str, index: int) -> None:
-        """A node has answered from the state behind this entry."""
-        self._said[node] = index
-
-    def entry(self) -> int:
-        """The entry to ask for next; 0, for any, while too few have answered."""
-        if len(self._said) < self._need:
-            return 0
-        self._ahead = min(2 * self._ahead or 1, self.MOST_AHEAD)
-        return sorted(self._said.values(), reverse=True)[self._need - 1] + self._ahead
 
 
 class AgreedQueries(Queries):

@@ -26,16 +26,8 @@ MODULES: Final = (
     *("consensus.bft.states", "consensus.bft.sync", "consensus.bft.tree"),
     *("consensus.bft.votes", "consensus.bft.voting"),
     *("node.compaction", "node.digests", "node.disk", "node.effects", "node.gate", "node.journal"),
-    *(
-        "node.held",
-        "node.kv.machine",
-        "node.queries",
-        "node.replica",
-        "node.segment",
-        "node.sessions",
-        "node.snapshot",
-    ),
-    *("node.requests", "node.signed", "node.state", "node.writes"),
+    *("node.held", "node.kv.machine", "node.queries", "node.replica", "node.requests", "node.segment"),
+    *("node.sessions", "node.signed", "node.snapshot", "node.state", "node.writes"),
     *("sim.check.history", "sim.faults.running"),
     *("sim.oracles.calm", "sim.oracles.committed", "sim.oracles.oracle", "sim.oracles.promises"),
     *("sim.oracles.raft", "sim.oracles.standard"),
@@ -43,9 +35,9 @@ MODULES: Final = (
     *("sim.oracles.bft_words",),
     *("sim.virtual.bft_client", "sim.virtual.keys"),
     *("sim.virtual.client", "sim.virtual.clock", "sim.virtual.disk", "sim.virtual.disk_file"),
-    *("sim.virtual.disk_lanes", "sim.virtual.host", "sim.virtual.loss", "sim.virtual.network"),
-    *("sim.virtual.power", "sim.virtual.streams", "sim.virtual.timeline", "sim.virtual.trace"),
-    *("sim.virtual.watched", "sim.virtual.world"),
+    *("sim.virtual.disk_lanes", "sim.virtual.healing", "sim.virtual.host", "sim.virtual.loss"),
+    *("sim.virtual.network", "sim.virtual.power", "sim.virtual.streams", "sim.virtual.timeline"),
+    *("sim.virtual.trace", "sim.virtual.watched", "sim.virtual.world"),
 )
 """What is compiled. Not in it, because they must stay what Python makes of them: the messages, whose hints the wire format reads;
 and whatever judges a run when it is over (`sim.check`, `sim.virtual.judge`), which holds a run against the log by rules

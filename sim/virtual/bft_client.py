@@ -7,7 +7,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from node.io.client_agreed import Meeting
+from node.held import Meeting
 from node.protocol import (
     Answer,
     Introduce,

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from consensus.core import NEVER
-from node.held import HOLD
-from node.io.client_agreed import Meeting, Pool, agree, count
+from node.held import HOLD, Meeting
+from node.io.client_agreed import Pool, agree, count
 from node.io.client_types import Settings, code_name
 from node.protocol import Answer, Code, Consistency, QueryRefused
 from sim.virtual.drill_queries import Answered, Asking, Queries

@@ -7,7 +7,6 @@ progress is demanded; everything repaired, in which everybody must become alike.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 import traceback
 from array import array
@@ -24,7 +23,6 @@ from sim.check.history import Operation
 from sim.faults import catalogue
 from sim.faults.fault import Fault
 from sim.faults.kind import UNTIL_THE_END
-from sim.faults.lasting import go_on_lying, trouble
 from sim.faults.running import Running
 from sim.oracles.committed import CommittedLog
 from sim.oracles.oracle import Oracle, Violation, hooks
@@ -33,7 +31,8 @@ from sim.virtual import subjects
 from sim.virtual.client import Client
 from sim.virtual.clock import Clock
 from sim.virtual.explain import explain
-from sim.virtual.host import LOOK_AFTER, TURN, Host
+from sim.virtual.healing import Healing, Stuck
+from sim.virtual.host import LOOK_AFTER, Host
 from sim.virtual.judge import judge
 from sim.virtual.network import Link, Network
 from sim.virtual.plan import Plan
@@ -44,10 +43,6 @@ from sim.virtual.trace import Trace
 
 CRASH, LIVENESS, VIOLATION, VOID, OK = "crash", "liveness", "violation", "void", "ok"
 """What a run can come to."""
-
-
-class Stuck(Exception):
-    """No progress where progress is promised; the text explains who waits for what."""
 
 
 class CoreFailed(Exception):
@@ -227,40 +222,21 @@ class World:
         self.timeline.run(self.plan.duration)
         for running in self.running:
             self.calm(running)
+        healing = Healing(self)
         if self.plan.over_budget and len(self.lost()) > self.budget:
-            self._too_few()
+            healing.too_few()
         else:
             if self.plan.quorum:
-                result.recovery_us = self._quorum_only()
-            if self._spread() and self._noticed():
+                result.recovery_us = healing.quorum_only()
+            if healing.spread() and healing.noticed():
                 return
-            self._all_healed()
+            healing.all_healed()
         self._judge()
-
-    def _spread(self) -> bool:
-        """Whether a diverged state has gone beyond what was damaged on purpose: its snapshot was fetched before a digest
-        showed it. No replicated log survives that; all it can do is to notice."""
-        # Where members may lie, a state counts for something only if a quorum has signed it.
-        leading = self.protocol.leader is None and self.leader() in self.diverged
-        return len(self.diverged) > self.budget or leading
-
-    def _noticed(self) -> bool:
-        """Whether the nodes find that a state has diverged. If they do not, it may have come right by itself, a later write
-        having covered the harm: then everything is demanded as usual, and all states must be the log's."""
-        self._heal()
-        self._tell_phase("healed", "a diverged state has spread; it must be noticed")
-        self.timeline.run_until(self.timeline.now + self.plan.patience, lambda: bool(self.notes["diverged"]))
-        if self.notes["diverged"]:
-            self._ask_enough()
-            self.notes["runs in which a diverged state spread, and was noticed"] += 1
-            return True
-        self.diverged.clear()
-        return False
 
     def begin(self) -> None:
         """Format and boot every node, and set the schedule's faults. For whoever drives a world step by step instead of by `run`:
         then let time pass with `timeline.run`, and end with `settle`. All of them raise what `verdicts` names."""
-        self._tell_phase("faults", "faults by the schedule")
+        self.tell_phase("faults", "faults by the schedule")
         for host in self.hosts.values():
             for hook in self.on_formatted:
                 hook(host)
@@ -274,7 +250,7 @@ class World:
         """End every fault, repair everything, demand that all nodes become alike, and judge the whole run."""
         for running in self.running:
             self.calm(running)
-        self._all_healed()
+        Healing(self).all_healed()
         self._judge()
 
     def inject(self, fault: Fault) -> Running:
@@ -324,153 +300,6 @@ class World:
         running.course = None
         if self.trace is not None:
             self.trace.tell(self.timeline.now, "calm", number=running.fault.number)
-
-    # ---------------------------------------------------------------------------------------------------- liveness
-
-    def _heal(self) -> None:
-        """Take every trouble away but damage to disks."""
-        self.network.clear()
-        self.bulk = min(self.bulk, 10)
-        self.power.restore_all()
-        for host in self.hosts.values():
-            host.turn_cost = TURN
-            host.slowness = 1
-            host.trap = None
-            host.come_clean()
-            host.resume()
-            host.unstall()
-            host.disk.clear()
-            host.look_after()
-
-    def _quorum_only(self) -> int:
-        """Heal a drawn majority, leave everybody else in trouble for good, and demand progress. How long that took, in us."""
-        self._heal()
-        rng = self.streams.of("quorum")
-        alive = [name for name in self.names if not self.hosts[name].lost]
-        need = self.quorum
-        if len(alive) < need:
-            raise Violation(
-                "budget", f"only {len(alive)} of {len(self.names)} nodes are left: {self.lost()}", []
-            )
-        # Those whose state has diverged go on voting, and never lead: progress is promised by a majority of the others.
-        sound = [name for name in alive if name not in self.diverged and name not in self.liars]
-        if len(sound) < need:
-            return 0  # see `_spread`
-        vital = self.names[: self.protocol.vital]
-        drawn = [name for name in rng.sample(sound, need) if name not in vital]
-        healthy = sorted([*vital, *drawn][:need])
-        words = []
-        for name in self.names:
-            if name in healthy or self.hosts[name].lost:
-                continue
-            lies_on = name in self.liars and rng.random() < 0.6
-            words.append(
-                f"{name} {go_on_lying(self, name, rng) if lies_on else trouble(self, name, healthy, rng)}"
-            )
-        self._tell_phase("quorum", f"healthy: {', '.join(healthy)}; {', '.join(words)}")
-        for client in self.clients:
-            # It must ask for something, and be able to find the majority, whoever else keeps silent.
-            client.leader = rng.choice(healthy)
-            client.load = dataclasses.replace(client.load, sleep=0.0)
-            self.timeline.after(rng.randrange(5_000), lambda who: who.act_once(), client)
-        before = {client.name: client.done for client in self.clients}
-        began = self.timeline.now
-
-        def progress() -> bool:
-            return all(client.done > before[client.name] for client in self.clients)
-
-        if not self._wait(progress):
-            if self._spread():
-                return 0
-            raise Stuck(
-                f"no progress within {self.plan.patience / 1e6:g} s, although {', '.join(healthy)} are healthy and "
-                f"connected\n{self.explain()}"
-            )
-        took = self.timeline.now - began
-        self.timeline.run(max(self.timeline.now, began + self.plan.quorum))
-        return took
-
-    def _too_few(self) -> None:
-        """More nodes are lost than the protocol survives: each of them has said so, and nothing may be promised any more."""
-        self._heal()
-        self._tell_phase("lost", f"a majority is lost: {self.lost()}")
-        self.timeline.run(self.timeline.now + 1_000_000)  # what was on its way may still arrive
-        before = sum(client.done for client in self.clients)
-        self.timeline.run(self.timeline.now + max(self.plan.quorum, 1_000_000))
-        if sum(client.done for client in self.clients) > before:
-            raise Violation(
-                "loss is reported", f"writes are acknowledged without a majority; lost: {self.lost()}"
-            )
-        self._ask_enough()
-        self.notes["runs that reported their loss"] += 1
-
-    def _ask_enough(self) -> None:
-        """Go on until clients have asked for as much as the plan demands."""
-        if len(self.history) < self.plan.operations:
-            rng = self.streams.of("enough")
-            for client in self.clients:
-                # Where sessions live long, whoever sleeps through one would sleep through all of this; and where a diverged state
-                # has spread, there may be no leader to open another.
-                client.asks_on = True
-                client.load = dataclasses.replace(client.load, sleep=0.0)
-                self.timeline.after(rng.randrange(5_000), lambda who: who.act_once(), client)
-            self.timeline.run_until(
-                self.timeline.now + 20 * self.plan.patience, lambda: len(self.history) >= self.plan.operations
-            )
-
-    def _all_healed(self) -> None:
-        self._heal()
-        self._tell_phase("healed", "everything is repaired")
-        self._ask_enough()
-        for client in self.clients:
-            client.active = False
-        if not self._wait(self.alike):
-            raise Stuck(
-                f"the nodes have not become alike {self.plan.patience / 1e6:g} s after everything was repaired\n{self.explain()}"
-            )
-        if self.protocol.takes_part is not None:
-            running = [host.replica.core for host in self.hosts.values() if host.replica is not None]
-            since = max((core.observe().term for core in running), default=0)
-            if not self._wait(lambda: not self._silent(since)):
-                raise Stuck(
-                    f"{', '.join(self._silent(since))}: up to date and well connected, and without a say in anything for "
-                    f"{self.plan.patience / 1e6:g} s\n{self.explain()}"
-                )
-
-    def _silent(self, since: int) -> list[str]:
-        """Who is there and has had no say since that term."""
-        spoke = self.protocol.takes_part
-        return [
-            host.name
-            for host in self.hosts.values()
-            if spoke is not None
-            and not host.lost
-            and (host.replica is None or not spoke(host.replica.core, since))
-        ]
-
-    def _wait(self, done: Any) -> bool:
-        """Let time pass until `done()`, asked every five milliseconds; False: the patience is over."""
-        end = self.timeline.now + self.plan.patience
-        while not done():
-            if self.timeline.now >= end:
-                return False
-            self.timeline.run(self.timeline.now + 5_000)
-        return True
-
-    def alike(self) -> bool:
-        """Whether every node that is left has applied everything, and nobody waits for an answer."""
-        reached = None
-        for host in self.hosts.values():
-            if host.lost:
-                continue
-            if host.replica is None:
-                return False
-            applied = host.replica.state.applied_index
-            if reached is None:
-                reached = applied
-            if applied != reached or host.replica.core.observe().last_index != applied:
-                return False
-        return not any(client.open for client in self.clients)
 
     def lost(self) -> dict[str, str]:
         """Nodes that refused to start, with their reasons."""
@@ -538,7 +367,8 @@ class World:
             id=number, message=type(body).__name__, note=note_of(body),
         )  # fmt: skip
 
-    def _tell_phase(self, name: str, text: str) -> None:
+    def tell_phase(self, name: str, text: str) -> None:
+        """A part of the run begins."""
         self.phase = name
         if self.trace is not None:
             self.trace.tell(self.timeline.now, "phase", name=name, text=text)
