@@ -109,9 +109,9 @@ class Compaction:
         """Ask again for a piece that did not come."""
         self._ask(self._transfer.timeout(now), effects)
 
-    def serve(self, request: ChunkRequest) -> Chunk:
-        """The piece that a peer asks for."""
-        return self._transfer.serve(request)
+    def serve(self, peer: NodeId, request: ChunkRequest, now: int) -> Chunk | None:
+        """The piece that a peer asks for; None if it has had enough for now."""
+        return self._transfer.serve(peer, request, now)
 
     def install(self, reached: int, effects: Effects) -> None:
         """Write down a snapshot that has come completely; the replica restores from it once it is durable. `reached`: the last

@@ -12,6 +12,8 @@ from consensus.marks import sometimes
 from consensus.quorum import majority
 from node.protocol import DigestReport
 
+_DIGEST: Final = 32
+
 KEPT: Final = 16
 """Marks compared at the same time."""
 
@@ -109,7 +111,7 @@ class WaryDigestWatch(DigestWatch):
 
     def add(self, sender: NodeId, report: DigestReport) -> list[Finding]:
         said = self._said.get(sender)
-        if said is None:
+        if said is None or len(report.digest) != _DIGEST or len(report.chain) != _DIGEST:
             return []
         index = report.index
         if index in said:

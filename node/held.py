@@ -39,6 +39,7 @@ class Held:
 
     def takes(self, item: Waiting, applied_index: int, now: int) -> bool:
         """Hold a query if it has to be, and say whether."""
+        item.hold = item.hold or min(item.until, now + HOLD)
         if item.query.entry <= applied_index or item.hold <= now:
             return False
         sometimes("a query is held for the entry that it is to be answered from")
@@ -73,22 +74,35 @@ class Held:
 class Meeting:
     """From which entry nodes that did not agree are to answer next: one a little ahead of them.
 
-    How far ahead grows with every attempt, for how many entries come while a question is on its way is not known. A node far
-    behind, or one that claims to be far ahead, does not count: `need` nodes at least say that they are as far as what is built
-    upon, and one of them is honest."""
+    How many entries come while a question is on its way is not known: so it lies further ahead where the nodes were past the last
+    one, and less where they did not get there in time. A node far behind, or one that claims to be far ahead, does not count:
+    `need` nodes at least say that they are as far as what is built upon, and one of them is honest."""
 
     def __init__(self, need: int) -> None:
         self._need = need
-        self._ahead = 0
+        self._ahead = 1
+        self._entry = 0
         self._said: dict[str, int] = {}
+        self._past: dict[str, None] = {}
+        self._short: dict[str, None] = {}
+        """Who was past the entry asked for last, and who did not get there in time."""
 
     def heard(self, node: str, index: int) -> None:
         """A node has answered from the state behind this entry."""
         self._said[node] = index
+        if self._entry and index != self._entry:
+            (self._past if index > self._entry else self._short)[node] = None
 
     def entry(self) -> int:
         """The entry to ask for next; 0, for any, while too few have answered."""
         if len(self._said) < self._need:
             return 0
-        self._ahead = min(2 * self._ahead or 1, MOST_AHEAD)
-        return sorted(self._said.values(), reverse=True)[self._need - 1] + self._ahead
+        # One node alone may be slow, or lie.
+        if len(self._past) >= self._need:
+            self._ahead = min(2 * self._ahead, MOST_AHEAD)
+        elif len(self._short) >= self._need:
+            self._ahead = max(1, self._ahead // 2)
+        self._past.clear()
+        self._short.clear()
+        self._entry = sorted(self._said.values(), reverse=True)[self._need - 1] + self._ahead
+        return self._entry

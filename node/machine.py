@@ -42,3 +42,12 @@ class QueryError(ValueError):
 
 MachineFactory = Callable[[], Machine]
 """Makes a fresh machine in its initial state."""
+
+
+def fault_in(check: Callable[[bytes], str | None], command: bytes) -> str | None:
+    """What `Machine.check` says of a command that a stranger wrote. If it trips over that, which is a bug of the machine's, the
+    command is bad, and the node goes on."""
+    try:
+        return check(command)
+    except Exception as error:
+        return f"the machine trips over it ({type(error).__name__})"

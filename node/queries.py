@@ -10,7 +10,7 @@ from typing import Any, Final
 from consensus.core import NEVER, NodeId, Refusal, RefusalCode, Token
 from consensus.marks import sometimes
 from node.effects import Effects
-from node.held import HOLD, Held
+from node.held import Held
 from node.machine import QueryError
 from node.protocol import Answer, Code, Consistency, Query, QueryRefused
 from node.state import ReplicatedState
@@ -18,6 +18,8 @@ from node.state import ReplicatedState
 RETRY: Final = 20_000
 """Microseconds after a refused barrier before the next one is asked for."""
 LONGEST_PATIENCE: Final = 60_000_000
+MOST_FIRST: Final = 64
+"""Most queries of one entry that the next entry waits for: whoever asks more at once must not hold the log up."""
 
 Connection = Any
 """Whatever the shell uses to name a client's connection; hashable."""
@@ -25,12 +27,12 @@ Connection = Any
 
 @dataclass(slots=True)
 class Waiting:
-    """A query, who asked it, and until when it waits: for its turn, and for its entry."""
+    """A query, who asked it, and until when it waits: for its turn, and, once that has come, for its entry."""
 
     connection: Connection
     query: Query
     until: int
-    hold: int
+    hold: int = 0
 
 
 @dataclass(slots=True)
@@ -62,6 +64,8 @@ class QueryDesk:
         self.returned: list[Barrier] = []
         """Barriers that came back; the state has yet to reach their index."""
         self.held = Held()
+        self.first = 0
+        """So many of the `ready` ones are of the entry that was applied last: the next must wait for them."""
         self._waiting: list[Waiting] = []
         self._asked: Barrier | None = None
         self._token = first_token
@@ -94,7 +98,7 @@ class QueryDesk:
             reason = f"unknown consistency {query.consistency}; known: any 0, bounded 1, linearizable 2"
             return QueryRefused(query.request, Code.BAD_QUERY, reason, None)
         until = now + min(query.patience, LONGEST_PATIENCE)
-        item = Waiting(connection, query, until, min(until, now + HOLD))
+        item = Waiting(connection, query, until)
         self._due = None
         if query.consistency == Consistency.ANY or (
             query.consistency == Consistency.BOUNDED and self._young_enough(item, now)
@@ -169,7 +173,8 @@ class QueryDesk:
         """The state has reached `applied_index`: what is held for that is ready, and what was held for long enough."""
         free = self.held.release(applied_index, now)
         if free:
-            self.ready.extend(free)
+            self.ready.extendleft(reversed(free))
+            self.first = min(self.first + len(free), MOST_FIRST)
             self._due = None
 
     def take(self, applied_index: int, now: int) -> Waiting | None:
@@ -177,6 +182,7 @@ class QueryDesk:
         waits once more; what is to be answered from a later entry is held."""
         while self.ready:
             item = self.ready.popleft()
+            self.first = max(0, self.first - 1)
             if item.query.entry and self.held.takes(item, applied_index, now):
                 self._due = None
                 continue
@@ -214,7 +220,7 @@ class QueryDesk:
         """Refuse everything that waits."""
         ready = [*self.ready, *self.held.items]
         self.ready.clear()
-        self.held = Held()
+        self.held, self.first = Held(), 0
         self._due = None
         for items in [ready, *self._queues()]:
             for item in items:
@@ -225,6 +231,7 @@ class QueryDesk:
         """Drop the queries of connections that are gone."""
         self.ready = deque(item for item in self.ready if not gone(item.connection))
         self.held.forget(gone)
+        self.first = min(self.first, len(self.ready))
         self._due = None
         for items in self._queues():
             items[:] = [item for item in items if not gone(item.connection)]

@@ -157,7 +157,7 @@ class Replica:
         elif kind is DigestReport:
             self._compare(sender, message, now)
         elif kind is ChunkRequest:
-            self._serve(sender, message)
+            self._serve(sender, message, now)
         else:
             self._compaction.receive(sender, message, now, self._effects)
             self._compaction.install(self._queued_index, self._effects)
@@ -422,9 +422,9 @@ class Replica:
     def _apply(self, now: int) -> None:
         queue = self._to_apply
         state = self.state
-        budget = APPLY_BYTES_A_TURN
         # Queries that are held for an entry are answered before the state goes past it.
-        last = self.desk.held.entry
+        last = state.applied_index if self.desk.first else self.desk.held.entry
+        budget = APPLY_BYTES_A_TURN
         while queue and budget > 0 and state.applied_index < last:
             entry = queue.popleft()
             budget -= len(entry)
@@ -478,14 +478,15 @@ class Replica:
         self.writes.forget_all()
         self.signed.forget_all()
 
-    def _serve(self, sender: NodeId, request: ChunkRequest) -> None:
+    def _serve(self, sender: NodeId, request: ChunkRequest, now: int) -> None:
         # A snapshot made while this state was diverging would carry that on.
         if self.quarantined:
             sometimes("a quarantined replica gives no snapshot away")
-            piece = Chunk(request.index, request.piece, 0, b"")
-        else:
-            piece = self._compaction.serve(request)
-        self._effects.bulk.append((sender, piece))
+            self._effects.bulk.append((sender, Chunk(request.index, request.piece, 0, b"")))
+            return
+        piece = self._compaction.serve(sender, request, now)
+        if piece is not None:
+            self._effects.bulk.append((sender, piece))
 
     # ---------------------------------------------------------------------------------------------- queries
 

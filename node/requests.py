@@ -17,7 +17,8 @@ import msgpack
 from consensus.core import EntryKind
 from consensus.marks import sometimes
 from consensus.wire import MAX_INT
-from node.sessions import PLACES, SIGNED_COMMANDS, SIGNED_OPEN, WINDOW, decode_block
+from node.machine import fault_in
+from node.sessions import MOST_GROUPS, PLACES, SIGNED_COMMANDS, SIGNED_OPEN, WINDOW, decode_block
 
 DOMAIN: Final = b"ridethrough/request/1"
 KEY_BYTES: Final = 32
@@ -133,6 +134,8 @@ class RequestCheck:
             return str(error)
         if not groups:
             return "a block of nothing"
+        if len(groups) > MOST_GROUPS:
+            return f"{len(groups)} signed requests in a batch; the limit is {MOST_GROUPS}"
         places = 0
         for number, group in enumerate(groups):
             problem = self.group(group)
@@ -179,7 +182,7 @@ class RequestCheck:
         for seq, command in zip(seqs, commands, strict=True):
             if len(command) > limit:
                 return f"command {seq} has {len(command)} bytes; the limit is {limit}"
-            problem = check(command)
+            problem = fault_in(check, command)
             if problem is not None:
                 return f"command {seq}: {problem}"
         return None

@@ -19,6 +19,7 @@ decides that a session is idle is the leader's clock; that it still is when the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any, Final
 
 import msgpack
@@ -37,6 +38,10 @@ WINDOW: Final = 65536
 
 PLACES: Final = 1 << 20
 """Most places in a block: a session's name is index * PLACES + place."""
+
+MOST_GROUPS: Final = 512
+"""Most groups in a block that is made here. Where requests are signed it is the most that anybody may bring at once: each group
+costs a verification, and all of them one turn."""
 
 Group = tuple[Any, ...]
 
@@ -144,6 +149,10 @@ class Sessions:
         self.most = most
         self._table: dict[int, Session] = {}  # in the order of opening
         self._newest: dict[bytes, int] = {}  # key -> its session of the highest nonce that is in the table
+        self._of_key: dict[bytes, dict[int, None]] = {}  # key -> its sessions
+        self._idle: list[tuple[int, int]] = []
+        """A heap of (index of some use, session) for each in the table. No last use is earlier than what stands here, so the
+        least that is still true is the least of all. Without it every opening at a full table would cost a walk through it."""
 
     def __len__(self) -> int:
         return len(self._table)
@@ -157,6 +166,7 @@ class Sessions:
         self._make_room()
         name = index * PLACES + place
         self._table[name] = Session(index)
+        heappush(self._idle, (index, name))
         return SessionOpened(nonce, name, index, chain)
 
     def open_signed(
@@ -171,6 +181,8 @@ class Sessions:
         self._make_room()
         name = index * PLACES + place
         self._table[name] = Session(index, key, nonce, chain)
+        heappush(self._idle, (index, name))
+        self._of_key.setdefault(key, {})[name] = None
         self._newest[key] = name
         return SessionOpened(nonce, name, index, chain)
 
@@ -210,18 +222,37 @@ class Sessions:
     def _make_room(self) -> None:
         if len(self._table) >= self.most:
             sometimes("the table is full and the session longest idle goes")
-            idle = min(self._table, key=lambda name: (self._table[name].last_index, name))
-            self._forget(idle)
+            self._forget(self._longest_idle())
+
+    def _longest_idle(self) -> int:
+        table, heap = self._table, self._idle
+        if len(heap) > 2 * len(table) + 64:  # sessions that have expired
+            heap[:] = [(session.last_index, name) for name, session in table.items()]
+            heapify(heap)
+        while True:
+            used, name = heap[0]
+            session = table.get(name)
+            if session is None:
+                heappop(heap)
+            elif session.last_index != used:
+                heapreplace(heap, (session.last_index, name))
+            else:
+                return name
 
     def _forget(self, name: int) -> None:
         session = self._table.pop(name)
         key = session.key
-        if key and self._newest[key] == name:
+        if not key:
+            return
+        others = self._of_key[key]
+        del others[name]
+        if not others:
+            del self._of_key[key], self._newest[key]
+        elif self._newest[key] == name:
             del self._newest[key]
             # An older one of that key may have been used more lately; what follows from the table alone is the same everywhere.
-            for other, left in self._table.items():
-                if left.key == key:
-                    self._note_newest(other, left)
+            for other in others:
+                self._note_newest(other, self._table[other])
 
     def _note_newest(self, name: int, session: Session) -> None:
         known = self._newest.get(session.key)
@@ -341,7 +372,10 @@ class Sessions:
         except Exception as error:
             raise ValueError(f"no session table: {error}") from None
         self._table = table
-        self._newest = {}
+        self._newest, self._of_key = {}, {}
+        self._idle = [(session.last_index, name) for name, session in table.items()]
+        heapify(self._idle)
         for name, session in table.items():
             if session.key:
+                self._of_key.setdefault(session.key, {})[name] = None
                 self._note_newest(name, session)

@@ -10,6 +10,7 @@ from consensus.core import NEVER, NodeId
 from consensus.marks import sometimes
 from node import sessions
 from node.effects import Connection
+from node.machine import fault_in
 from node.protocol import Code, OpenSession, Outcome, Refused, Submit
 from node.state import Opened
 
@@ -131,7 +132,7 @@ class WriteDesk:
             if len(command) > limit:
                 bad[place] = f"the command has {len(command)} bytes; the limit is {limit}"
             else:
-                problem = check(command)
+                problem = fault_in(check, command)
                 if problem is not None:
                     bad[place] = problem
         return bad
@@ -145,12 +146,12 @@ class WriteDesk:
     def blocks(self) -> list[bytes]:
         """What has come together, as payloads of bounded size (a group is never cut: a frame bounds it). `proposed` or
         `refuse` follows."""
-        if self._bytes <= BLOCK_BYTES:
+        if self._bytes <= BLOCK_BYTES and len(self.asked) <= sessions.MOST_GROUPS:
             return [sessions.encode_block([asked.group for asked in self.asked])] if self.asked else []
         parts: list[list[sessions.Group]] = [[]]
         size = 0
         for asked in self.asked:
-            if size and size + asked.size > BLOCK_BYTES:
+            if size and (size + asked.size > BLOCK_BYTES or len(parts[-1]) >= sessions.MOST_GROUPS):
                 parts.append([])
                 size = 0
             parts[-1].append(asked.group)

@@ -87,6 +87,8 @@ class Base:
         self.spoken.high_qc = self.high_qc.encode()
         self.high_tc: TimeoutCertificate | None = None
         self.rejected: Counter[str] = Counter()
+        self._shunned: dict[NodeId, int] = {}
+        """Until when no batch of a member is taken that nobody asked for."""
         self.view_changes = 0
         self.delivered_index = 0
         self._proposals: dict[int, dict[NodeId, tuple[bytes, bytes]]] = {}

@@ -108,8 +108,14 @@ def batch_digest(kind: int, payload: bytes) -> bytes:
     return sha256(DOMAIN + b"/batch" + bytes((kind,)) + payload).digest()
 
 
+MOST_ENCODED: Final = 64 << 10
+"""Longest block read, in bytes: it is read before anything says who made it. A committee of 100 members makes some 20 KiB."""
+
+
 def decode_block(data: bytes) -> Block:
     """Read a block. Only its shape is judged. Raises BlockError."""
+    if len(data) > MOST_ENCODED:
+        raise BlockError(f"a block of {len(data)} bytes; the longest has {MOST_ENCODED}")
     try:
         value = msgpack.unpackb(data, raw=False, use_list=True)
         (

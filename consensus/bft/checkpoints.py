@@ -157,10 +157,14 @@ class Checkpoints:
         if certificate.checkpoint.index <= self.index:
             # What is fetched must never move backwards, or catching up need not end.
             return None
-        read_header(certificate)
-        certificate.verify(self._committee, self._keyring)
+        self.verify(certificate)
         self._settle(certificate)
         return certificate
+
+    def verify(self, certificate: CheckpointCertificate) -> None:
+        """Raises CertificateError unless a quorum of this committee has signed it."""
+        read_header(certificate)
+        certificate.verify(self._committee, self._keyring)
 
     def resume(self, vote: CheckpointVote, block: Block) -> None:
         """This node's own vote, from its journal, and the block that it is about: it counts, and is said again. Without that, a

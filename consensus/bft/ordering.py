@@ -158,15 +158,23 @@ class Ordering(Base):
             if parent is None:
                 self._want(held.justify, (held.sender,), now)
                 continue
+            # Before anything is fetched for it: else whoever has no turn, or names more than a block may hold, makes everybody
+            # fetch and record what comes to nothing.
+            if self.leader(parent.block, block.round) != block.author:
+                self.sync.drop(digest)
+                self.rejected["a block by who does not lead its round"] += 1
+                continue
             missing = self.payloads.missing(block.payload)
+            lacks = set(missing)
+            sizes = [self.payloads.size(batch) for batch in block.payload if batch not in lacks]
+            if len(block.payload) > 1 and sum(sizes) > self.timing.block_bytes:
+                self.sync.drop(digest)
+                self.rejected["a block of more than a block may hold"] += 1
+                continue
             if missing:
                 self._fetch_batches(held, missing, now)
                 continue
             self.sync.drop(digest)
-            sizes = [self.payloads.size(batch) for batch in block.payload]
-            if self.leader(parent.block, block.round) != block.author:
-                self.rejected["a block by who does not lead its round"] += 1
-                continue
             if chain.flaw(block, parent.block, sizes, self.committee, self.timing):
                 self.rejected["a block that does not follow from its parent"] += 1
                 continue

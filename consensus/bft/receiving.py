@@ -39,6 +39,9 @@ from consensus.marks import sometimes
 _BLOCK: Final = int(EntryKind.BLOCK)
 _SIGNATURE: Final = 64
 _DIGEST: Final = 32
+_SHUNNED: Final = 10_000_000
+"""Microseconds for which nothing unasked is taken of a member that has brought a bad batch: judging one may cost some ten
+milliseconds, and no honest member brings any."""
 
 
 class Receiving(Voting):
@@ -174,10 +177,18 @@ class Receiving(Voting):
             if own:
                 payloads.add(sender, kind, payload, now, digest=digest)
             return
-        if not wanted and (not own or payloads.full(sender, len(payload))):
+        if not wanted and (
+            not own or payloads.full(sender, len(payload)) or now < self._shunned.get(sender, 0)
+        ):
             sometimes("a batch is not taken: nobody asked for it, or its author has too many waiting")
             return
         if self._check(kind, payload) is not None:
+            if wanted:
+                # No block that names it is worth anything, whoever sends the batch.
+                for block in self.sync.got_batch(digest):
+                    self.sync.drop(block)
+            else:
+                self._shunned[sender] = now + _SHUNNED
             raise Rejected("a batch whose payload is not what it should be")
         taken = payloads.add(sender, kind, payload, now, digest=digest) if own else None
         if taken is None and wanted:

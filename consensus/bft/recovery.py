@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from consensus.bft import records, rules
 from consensus.bft.certificates import (
     CertificateError,
+    CheckpointCertificate,
     QuorumCertificate,
+    decode_checkpoint,
     decode_qc,
     decode_tc,
     read_checkpoint,
@@ -29,8 +31,10 @@ def all_records(core: BftCore) -> list[Record]:
     tree, states = core.tree, core.states
     anchor = states.anchor_block(tree)
     found: list[Record] = [(records.BASE, anchor.block.encoded)]
-    if states.checkpoints.index:
-        found.append((records.CHECKPOINT, states.checkpoints.encoded()))
+    # The newest last. Of those before, a state may be on its way to this disk, and be what recovery finds there.
+    for encoded in (*states.open_certificates(), states.checkpoints.encoded()):
+        if encoded and (records.CHECKPOINT, encoded) not in found:
+            found.append((records.CHECKPOINT, encoded))
     written: set[bytes] = set()
     for placed in tree.above(anchor.block.digest):
         for digest, batched in zip(placed.block.payload, placed.batches, strict=True):
@@ -128,8 +132,8 @@ def _meet(core: BftCore, snapshot: SnapshotMeta | None, replayed: Replayed) -> l
         if placed.block.mark and (placed.block.index, placed.block.round) == (snapshot.index, snapshot.term):
             _mark(core, tree.commit(placed))
             return []
-    certificate = core.states.checkpoints.certificate()
-    if certificate is None or certificate.checkpoint.index != snapshot.index:
+    certificate = _certificate_at(core, replayed, snapshot.index)
+    if certificate is None:
         raise ValueError(
             f"the snapshot ends at entry {snapshot.index} of round {snapshot.term}, and the journal knows no block there"
         )
@@ -142,6 +146,17 @@ def _meet(core: BftCore, snapshot: SnapshotMeta | None, replayed: Replayed) -> l
     replayed.blocks.clear()
     replayed.committed = b""
     return [(records.BASE, header.encoded)]
+
+
+def _certificate_at(core: BftCore, replayed: Replayed, index: int) -> CheckpointCertificate | None:
+    """The journal's certificate of that checkpoint. A newer one may have come while the state of this one was being fetched, and
+    the power may have gone before the base was moved to it."""
+    for encoded in reversed(replayed.checkpoints):
+        certificate = decode_checkpoint(encoded)
+        if certificate.checkpoint.index == index:
+            core.states.checkpoints.verify(certificate)
+            return certificate
+    return None
 
 
 def _recommit(core: BftCore, replayed: Replayed) -> None:

@@ -49,6 +49,10 @@ class States:
         """Index of the checkpoint whose state is being fetched; 0: none."""
         return max(self._targets, default=0)
 
+    def open_certificates(self) -> list[bytes]:
+        """Encoded certificates of the checkpoints whose states are being fetched, the newest last."""
+        return [self._targets[index][0].encode() for index in sorted(self._targets)]
+
     # ------------------------------------------------------------------------------------------- own checkpoints
 
     def delivered(self, block: Block) -> None:

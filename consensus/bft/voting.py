@@ -84,6 +84,8 @@ class Voting(Ordering):
         parent = self.tree.get(high.block)
         if parent is None or self.leader(parent.block, round) != self.node:
             return
+        if parent.block.round < self.tree.committed.block.round:
+            return  # a state was fetched and installed, and no certificate above it has come yet
         tc = None
         if high.round + 1 != round:
             tc = self.high_tc

@@ -22,6 +22,10 @@ from node.protocol import Answer, Code, Consistency, Query, QueryRefused
 _PAUSE_MIN_S: Final = 0.002
 _PAUSE_MAX_S: Final = 0.02
 _GIVE_UP_S: Final = 0.25
+_MUTE_AFTER: Final = 2
+_MUTE_S: Final = 1.0
+"""A node that has left so many queries in a row without an answer is asked last, and not waited for, for so many seconds. It may
+answer every ping: whoever lies can keep its connection in the best of health."""
 _NEVER: Final = float("inf")
 
 Pool = dict[tuple[Any, ...], dict[str, tuple[Consistency, Answer]]]
@@ -44,6 +48,17 @@ class AgreedQueries(Queries):
         """`need`: so many nodes are never all liars."""
         super().__init__(settings, rng, next_request, links, events)
         self._need = need
+        self._unheard: dict[str, tuple[int, float]] = {}
+        """Node -> (queries in a row that it left without an answer, until when it is taken for mute)."""
+
+    def _silent(self, link: Link, now: float) -> bool:
+        unheard = self._unheard.get(link.member.id)
+        return link.suspect(now) or (unheard is not None and now < unheard[1])
+
+    def _left(self, node: str, now: float) -> None:
+        """A query was left without an answer for longer than is usual."""
+        times = self._unheard.get(node, (0, 0.0))[0] + 1
+        self._unheard[node] = (times, now + _MUTE_S if times >= _MUTE_AFTER else 0.0)
 
     async def query(
         self,
@@ -100,7 +115,7 @@ class AgreedQueries(Queries):
             for request, asked in asking.asked.items():
                 late = now - asked.at >= patience and now >= next_look
                 if request not in slow and (
-                    asked.channel.link.suspect(now) or (late and self.budget.take(1, now))
+                    self._silent(asked.channel.link, now) or (late and self.budget.take(1, now))
                 ):
                     slow[request] = None
             return sum(
@@ -153,8 +168,11 @@ class AgreedQueries(Queries):
                 ):
                     await asking.event.wait()
         finally:
-            for request in asking.asked:
+            now = trio.current_time()
+            for request, asked in asking.asked.items():
                 del self._by_request[request]
+                if now - asked.at >= (slow_s if request in slow else slow_s + HOLD / 1e6):
+                    self._left(asked.channel.node, now)
 
     def _weigh(
         self,
@@ -173,6 +191,7 @@ class AgreedQueries(Queries):
         if asked is None:
             return None
         node = asked.channel.node
+        self._unheard.pop(node, None)
         if type(message) is Answer:
             asked.channel.link.note_latency(now - asked.at)
             limit = max_age_ms * 1000

@@ -232,6 +232,10 @@ class Queries:
                 reasons.setdefault(link.member.id, f"not connected: {link.last_error}")
         return QueryFailed(f"no answer within {patience_ms} ms", reasons)
 
+    def _silent(self, link: Link, now: float) -> bool:
+        """Whether an answer of that node is hardly to be hoped for."""
+        return link.suspect(now)
+
     def _pick(self, tried: dict[str, None], asking: Asking, prefer: str | None, now: float) -> Channel | None:
         """The best node not tried yet: one that is heard before one that is silent, the preferred node or domain, a domain
         not asked yet, no slower than twice the fastest; in turn among equals."""
@@ -248,7 +252,7 @@ class Queries:
             if channel is None or member.id in tried:
                 continue
             rank = (
-                link.suspect(now),
+                self._silent(link, now),
                 member.domain in asked_domains,
                 prefer is not None and prefer not in (member.id, member.domain),
                 link.latency > slow,

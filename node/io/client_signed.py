@@ -47,6 +47,9 @@ _FORGOTTEN: Final = int(Code.FORGOTTEN)
 _UNKNOWN_SESSION: Final = int(Code.UNKNOWN_SESSION)
 _LEAVING: Final = frozenset((int(Code.STOPPING), int(Code.QUARANTINED)))
 _STALE_EVERY_S: Final = 0.02
+_REFUSALS: Final = 3
+_BEAR_S: Final = 1.0
+"""A node that refuses so many times is left for another, once in so many seconds at most: that costs sending everything again."""
 _NONCE_STEP: Final = 1 << 40
 """Some days, where nonces are microseconds."""
 
@@ -87,6 +90,8 @@ class SignedWrites(Commands):
         """Bundles signed so far."""
         self._unknown: dict[str, None] = {}
         """Nodes that say that the session is gone."""
+        self._refusals = 0
+        self._bear_until = 0.0
         self._stale_after = 0.0
 
     # ------------------------------------------------------------------------------------------------ sending
@@ -214,6 +219,7 @@ class SignedWrites(Commands):
         heard = [channel for channel in choice if not channel.link.suspect(now)]
         channel = self._rng.choice(heard or choice)
         self.leader = channel.node
+        self._refusals = 0
         self._events(Event(now, "leader", channel.node, why or "asked first"))
         if old is not None:
             self.budget.take(1, now)
@@ -323,8 +329,12 @@ class SignedWrites(Commands):
         if code in (_BAD_COMMAND, _FORGOTTEN):
             for bundle in bundles:
                 self._judged(bundle, message, node, now)
-        if code in _LEAVING and node == self.leader:
-            self._move(now, word)
+        if node == self.leader:
+            self._refusals += 1
+            if code in _LEAVING or (self._refusals >= _REFUSALS and now >= self._bear_until):
+                # Whoever has too much to do may say so; whoever lies may say it for ever.
+                self._bear_until = now + _BEAR_S
+                self._move(now, word)
         for bundle in bundles:
             if bundle.left and bundle in self._bundles and bundle.again_at is None:
                 self._send_later(bundle, now)

@@ -286,6 +286,12 @@ def _check_version(name: Any, what: str, reserved_allowed: bool) -> None:
 
 
 def show(value: Any) -> str:
-    """A value for an error's text: its repr, cut to a length that a log bears."""
-    text = repr(value)
+    """A value for an error's text, cut to a length that a log bears. Of what holds other values only the type: whoever wrote it
+    may have nested it deeper than a `repr` can go."""
+    if type(value) in (str, bytes):
+        text = repr(value[:60])
+    elif value is None or type(value) in (bool, int, float):
+        text = repr(value)
+    else:
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."

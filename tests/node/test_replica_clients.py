@@ -24,8 +24,9 @@ from node.protocol import (
     StatusRequest,
     Submit,
 )
+from node.queries import MOST_FIRST
 from node.replica import APPLY_BYTES_A_TURN, QUERIES_A_TURN, Settings
-from node.sessions import PLACES, WINDOW, commands_group, decode_block, expire_group, open_group
+from node.sessions import MOST_GROUPS, PLACES, WINDOW, commands_group, decode_block, expire_group, open_group
 from node.writes import BLOCK_BYTES
 
 SESSION = PLACES
@@ -99,6 +100,15 @@ def test_much_of_a_turn_is_cut_into_blocks_in_order() -> None:
     assert len(blocks) > 2
     assert [group[3] for groups in blocks for group in groups] == [[seq] for seq in range(1, 31)]
     assert all(len(payload) < BLOCK_BYTES + 65_000 for _, payload in bench.core.proposed)
+
+
+def test_what_comes_together_is_cut_where_a_batch_has_as_many_groups_as_it_may() -> None:
+    bench = leading()
+    for seq in range(1, MOST_GROUPS + 101):
+        bench.replica.receive_client("alice", submit(seq), bench.now)
+    bench.turn()
+    groups = [decode_block(payload) for _, payload in bench.core.proposed]
+    assert [len(group) for group in groups] == [MOST_GROUPS, 100]
 
 
 def test_a_bad_command_is_refused_alone_and_the_others_of_its_message_go_on() -> None:
@@ -210,6 +220,29 @@ def test_a_query_for_an_entry_is_answered_from_the_state_right_after_it_and_noth
     assert b"1;2;3;" in heard[1][1]
     assert b"4;" not in heard[1][1]
     assert bench.state.applied_index == at + 6
+
+
+def test_however_many_ask_for_one_entry_all_are_answered_from_it_up_to_a_bound() -> None:
+    bench = leading()
+    at = bench.state.applied_index
+    for request in range(1, MOST_FIRST + 41):
+        bench.replica.receive_client(
+            "alice", Query(request, Consistency.ANY, 0, 100_000, get(b"k"), at + 1), bench.now
+        )
+    while bench.turn().again:
+        pass
+    assert len(bench.replica.desk.held) == MOST_FIRST + 40
+    entries = [bench.entry(commands_group(SESSION, 0, [seq], [append(b"k", b"x")])) for seq in range(1, 4)]
+    heard: list[int] = []
+    effects = bench.core_says(lambda out: out.committed.extend(entries))
+    while True:
+        heard += [m.index for _, m in effects.clients if type(m) is Answer]
+        if not effects.again:
+            break
+        effects = bench.turn()
+    assert len(heard) == MOST_FIRST + 40
+    assert heard[:MOST_FIRST] == [at + 1] * MOST_FIRST
+    assert bench.state.applied_index == at + 3
 
 
 def test_a_query_for_an_entry_that_does_not_come_is_answered_from_the_newest_state_a_moment_later() -> None:

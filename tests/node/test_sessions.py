@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.protocol import Code, Outcome, Refused
+from node.protocol import Code, Outcome, Refused, SessionOpened
 from node.sessions import (
     PLACES,
     Sessions,
@@ -274,3 +274,51 @@ def test_what_is_no_table_is_refused_and_leaves_the_old_one(data: bytes) -> None
     with pytest.raises(ValueError, match="no session table"):
         table.load(data)
     assert table.dump() == before
+
+
+_use = st.one_of(
+    st.tuples(st.just("open"), st.sampled_from([b"", b"a" * 32, b"b" * 32])),
+    st.tuples(st.just("use"), st.integers(0, 9)),
+    st.tuples(st.just("expire"), st.integers(0, 9)),
+    st.tuples(st.just("reload")),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 5), st.lists(_use, max_size=120))
+def test_a_full_table_always_forgets_the_one_least_lately_used_whatever_came_before(
+    most: int, steps: list
+) -> None:
+    table, tally = Sessions(most), Tally()
+    model: dict[int, tuple[int, bytes]] = {}
+    for index, step in enumerate(steps, 1):
+        names = list(model)
+        if step[0] == "open":
+            key = step[1]
+            if len(model) == most:
+                del model[min(model, key=lambda name: (model[name][0], name))]
+            opened = (
+                table.open_signed(index, 0, chain(index), key, index)
+                if key
+                else table.open(index, 0, chain(index), index)
+            )
+            assert isinstance(opened, SessionOpened)
+            model[opened.session] = (index, key)
+        elif step[0] == "use" and names:
+            name = names[step[1] % len(names)]
+            group = commands_group(name, 0, [index], [b"x"])
+            table.apply(group, index, 0, chain(index), tally, model[name][1])
+            model[name] = (index, model[name][1])
+        elif step[0] == "expire" and names:
+            name = names[step[1] % len(names)]
+            table.expire(name, model.pop(name)[0])
+        elif step[0] == "reload":
+            data, table = table.dump(), Sessions(most)
+            table.load(data)
+        assert table.last_used() == {name: used for name, (used, _) in model.items()}
+        newest = {key: name for name, (_, key) in model.items() if key}  # they were opened in this order
+        for key in (b"a" * 32, b"b" * 32):
+            known = table.recall_opening(key, 1 << 40)
+            assert known is None
+            assert table._newest.get(key) == newest.get(key)
+        assert len(table._idle) <= 2 * len(table) + 65 + index

@@ -14,8 +14,11 @@ from consensus.core import EntryKind, encode_entry
 from node import requests
 from node.kv import KvMachine, append, get
 from node.protocol import Code, Outcome, Refused, SessionOpened
+from node.ranking import commands
+from node.ranking.machine import RankingMachine
 from node.requests import RequestCheck, open_statement, signatures, submit_statement
 from node.sessions import (
+    MOST_GROUPS,
     PLACES,
     WINDOW,
     Sessions,
@@ -72,6 +75,48 @@ def test_what_is_remembered_of_verified_signatures_is_bounded(monkeypatch: pytes
     for nonce in (1, 2, 3, 1):
         assert check.group(ann.open_group(nonce)) is None
     assert ring.verified == 4
+
+
+def test_more_signatures_than_one_turn_can_verify_are_refused_before_the_first_is() -> None:
+    ring = Ring()
+    ann = ring.signer("ann")
+    groups = [ann.open_group(nonce) for nonce in range(MOST_GROUPS + 1)]
+    assert f"{MOST_GROUPS + 1} signed requests in a batch" in refusal(checked(ring), *groups)
+    assert ring.verified == 0
+    assert refusal(checked(ring), *groups[1:]) == ""
+
+
+def test_a_command_that_the_machine_trips_over_is_bad_and_takes_nobody_down() -> None:
+    """An id nested a thousand deep made a `repr` in an error's text raise RecursionError, at every node that read the batch."""
+    ring = Ring()
+    ann = ring.signer("ann")
+
+    def trips(command: bytes) -> str | None:
+        raise RecursionError
+
+    check = RequestCheck("bench", ring.verify, trips, 4096)
+    assert "command 1: the machine trips over it (RecursionError)" in refusal(
+        check, ann.group(SESSION, 0, [1], [b"x"])
+    )
+    assert ring.verified == 0
+    deep: object = []
+    for _ in range(1000):
+        deep = [deep]
+    machine = RankingMachine()
+    good = [
+        commands.observe([(1, 2, 3)]),
+        commands.delta("bias", [1], [[2]]),
+        commands.upsert_item(1, 2, "title"),
+    ]
+    shapes = [msgpack.unpackb(command) for command in good]
+    bad = [deep, *([*shape[:at], [deep], *shape[at + 1 :]] for shape in shapes for at in range(len(shape)))]
+    bad += [[*shape[:at], deep, *shape[at + 1 :]] for shape in shapes for at in range(len(shape))]
+    for command in bad:
+        bundle = ann.group(SESSION, 0, [1], [msgpack.packb(command)])
+        found = refusal(RequestCheck("bench", ring.verify, machine.check, 4096), bundle)
+        assert "command 1: " in found
+        assert "trips" not in found, "the machine's own words are better"
+        assert machine.apply([msgpack.packb(command)])
 
 
 def test_a_forged_signature_is_found_also_beside_remembered_good_ones() -> None:

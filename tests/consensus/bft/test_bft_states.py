@@ -8,9 +8,11 @@ import pytest
 from bft_solo import BLOCK, NO_MARKS, Solo
 from bft_world import BftWorld
 
-from consensus.bft.block import Block, batch_digest
+from consensus.bft import records
+from consensus.bft.block import Block, batch_digest, decode_block
 from consensus.bft.certificates import Checkpoint, CheckpointCertificate
-from consensus.bft.messages import Batch, BlockRequest, Certificates, CheckpointVote
+from consensus.bft.chain import leader_of
+from consensus.bft.messages import Batch, BlockRequest, Certificates, CheckpointVote, Proposal
 from consensus.bft.signing import checkpoint_statement
 from consensus.core import EntryKind, SnapshotMeta, entry_position
 
@@ -215,3 +217,68 @@ def test_a_batch_that_came_before_a_state_was_installed_serves_a_block_above_it_
     back = solo.again(meta)
     assert back.core.tree.get(blocks[-1].digest) is not None
     assert back.core.observe().last_index == blocks[-1].index
+
+
+def test_a_state_that_came_while_a_newer_one_was_aimed_at_is_gone_on_from_after_a_power_cut() -> None:
+    """Its snapshot was durable, the base that follows it was not, and the journal's newest certificate is another's."""
+    solo = Solo("n1", timing=TIMING)
+    blocks = grown(solo, 5)
+    behind(solo, blocks)
+    show(solo, "n3", certificate(solo, blocks[1]))
+    first = solo.installs[0][1]
+    show(solo, "n4", certificate(solo, blocks[3]))
+    newer = solo.installs[-1][1]
+    assert newer.index > first.index
+    back = solo.again(first)
+    assert back.core.observe().commit_index == first.index
+    back.sync()
+    assert back.again(first).core.observe().commit_index == first.index
+    assert solo.again(newer).core.observe().commit_index == newer.index
+    # The same of a journal that was begun anew in between.
+    anew = Solo(
+        "n1", timing=TIMING, journal=solo.core.state_records(), snapshot=first, committee=solo.committee
+    )
+    assert anew.core.observe().commit_index == first.index
+    stranger = certificate(solo, blocks[1], ("n2", "n3"))
+    forged = [(records.CHECKPOINT, stranger.encode()), *solo.journal[1:]]
+    with pytest.raises(ValueError, match="the journal contradicts itself"):
+        Solo(
+            "n1",
+            timing=TIMING,
+            journal=[*solo.journal, *forged[:1]],
+            snapshot=first,
+            committee=solo.committee,
+        )
+
+
+def test_a_leader_whose_state_is_ahead_of_its_certificates_proposes_nothing_and_goes_on() -> None:
+    """It holds the checkpoint's block without a certificate of it, is shown the checkpoint, and then leads a round whose
+    certificate is of a block below."""
+    leads = Solo("n1", timing=TIMING)
+    one = leads.block(leads.genesis, 1, [b"1" + bytes(300)])
+    solo = Solo(leader_of(one, 6, leads.committee), timing=TIMING, committee=leads.committee)
+    solo.show(one, payloads=[b"1" + bytes(300)])
+    high = solo.qc(one)
+    held = solo.block(one, 3, [b"3" + bytes(300)])
+    assert held.mark == EntryKind.CHECKPOINT
+    solo.show(held, solo.tc(2, high), payloads=[b"3" + bytes(300)])
+    lacking = solo.block(one, 4, [b"nobody has it"])
+    solo.show(lacking, solo.tc(3, high))
+    solo.sync()
+    solo.pass_time(4 * TIMING.resend)
+    assert solo.core.sync.behind
+    assert solo.core.node not in (one.author, held.author, lacking.author)
+    show(solo, "n2", certificate(solo, held))
+    (peer, meta), *_ = solo.installs
+    solo.core.snapshot_installed(meta, solo.clock, solo.out)
+    solo.take()
+    solo.sync()
+    solo.propose(b"something")
+    solo.give(peer, Certificates(1, b"", solo.tc(5, high).encode(), b""))
+    solo.sync()
+    view = solo.core.observe()
+    assert (view.facts["round"], view.commit_index) == (6, held.index)
+    assert 6 not in [decode_block(said.block).round for said in solo.said(Proposal)]
+    solo.give(peer, Certificates(1, solo.qc(held).encode(), b"", b""))
+    solo.sync()
+    assert solo.core.observe().commit_index == held.index

@@ -505,6 +505,62 @@ async def test_a_dark_node_costs_a_query_no_more_than_a_hedge(
             assert trio.current_time() - began < 0.3
 
 
+async def test_a_node_that_answers_pings_and_no_query_costs_nobody_an_answer(
+    autojump_clock: MockClock, world: SignedWorld
+) -> None:
+    """A hundred queries a second are far more than the budget for hedges pays: without a memory of who is mute a fifth failed."""
+    world.peers["n3"].scripts[Query] = lambda peer, message: []
+    took: list[float] = []
+    async with client_of(world) as client, trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            began = trio.current_time()
+            answer = await client.query(b"q", patience_ms=500, hedge_ms=50)
+            assert answer.node != "n3"
+            took.append(trio.current_time() - began)
+
+        for _ in range(600):
+            nursery.start_soon(ask)
+            await trio.sleep(0.01)
+    took.sort()
+    assert len(took) == 600
+    assert took[300] < 0.01
+    assert took[570] < 0.2
+
+
+async def test_a_node_that_was_mute_is_asked_again_after_a_while(
+    autojump_clock: MockClock, world: SignedWorld
+) -> None:
+    mute = world.peers["n3"]
+    mute.scripts[Query] = lambda peer, message: []
+    async with client_of(world) as client:
+        for _ in range(20):
+            await client.query(b"q", hedge_ms=20)
+        del mute.scripts[Query]
+        await trio.sleep(1.5)
+        before = len(mute.heard)
+        nodes = {(await client.query(b"q", hedge_ms=20)).node for _ in range(20)}
+        assert len(mute.heard) > before
+        assert len(nodes) > 1
+
+
+async def test_a_node_that_refuses_for_ever_is_left_for_another(
+    autojump_clock: MockClock, world: SignedWorld
+) -> None:
+    """It says that it is busy, and answers every ping."""
+    async with client_of(world) as client:
+        await client.submit(b"a")
+        busy = first_of(client, world)
+        busy.scripts[SignedSubmit] = lambda peer, message: [
+            Refused(0, message.session, message.seqs, int(Code.BUSY), "scripted", None)
+        ]
+        began = trio.current_time()
+        for number in range(400):
+            await client.submit(b"%d" % number)
+        assert client.leader != busy.name
+        assert trio.current_time() - began < 3
+
+
 async def test_where_nobody_lies_one_answer_is_enough(autojump_clock: MockClock, world: SignedWorld) -> None:
     async with client_of(world, lie=0) as client:
         assert (await client.submit(b"a")).result == b"did a"
