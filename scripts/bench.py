@@ -15,6 +15,7 @@ from node.io.config import PROTOCOLS
 from sim.bench import apply as apply_bench
 from sim.bench import check as check_bench
 from sim.bench.cluster import BenchError, measure_cluster
+from sim.finite import Finite
 from sim.local.layout import ClusterError
 
 console = Console()
@@ -86,9 +87,7 @@ def apply_(interactions: int, batches: tuple[int, ...], seed: int, as_json: bool
     show_default=True,
     help="bytes of an update's value",
 )
-@click.option(
-    "--seconds", default=8.0, type=click.FloatRange(0.5, 120), show_default=True, help="of each load"
-)
+@click.option("--seconds", default=8.0, type=Finite(0.5, 120), show_default=True, help="of each load")
 @click.option(
     "--in-flight",
     "in_flight",
@@ -169,7 +168,7 @@ def cluster(
 @click.option(
     "--budget",
     default=10.0,
-    type=click.FloatRange(0.1, 600),
+    type=Finite(0.1, 600),
     show_default=True,
     help="seconds for each history of the general checker",
 )

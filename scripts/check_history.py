@@ -23,6 +23,7 @@ from sim.check.formats import FORMATS, MODELS, FormatError, Loaded, load
 from sim.check.general import CellVerdict, Op, Outcome, Verdict, check_history, describe
 from sim.check.general.operations import show
 from sim.check.general.picture import page, timeline, words
+from sim.finite import Finite
 
 CODES = {Outcome.LINEARIZABLE: 0, Outcome.NOT: 1, Outcome.UNDECIDED: 3}
 UNREADABLE = 2
@@ -158,7 +159,7 @@ def tell(loaded: Loaded, verdict: Verdict) -> None:
 @click.option(
     "--budget",
     default=60.0,
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     show_default=True,
     help="seconds, then undecided",
 )

@@ -23,6 +23,7 @@ from rich.table import Table
 from consensus.core import EntryKind
 from node.io import config
 from node.sessions import SIGNED_COMMANDS, decode_block
+from sim.finite import Finite
 from sim.local import layout, operate, tables
 from sim.local.control import Control
 from sim.local.layout import FAILED, ClusterError
@@ -174,7 +175,7 @@ def _warn(as_json: bool, warnings: list[str]) -> None:
 )
 @click.option("--base-port", type=int, help="First port, if it is made  [default: free ones]")
 @click.option(
-    "--wait", type=click.FloatRange(0), default=operate.UP_SECONDS, show_default=True,
+    "--wait", type=Finite(0), default=operate.UP_SECONDS, show_default=True,
     help="Seconds to wait for a leader; 0: do not wait.",
 )  # fmt: skip
 @click.option("--die-with-parent", is_flag=True, help="End everything when the calling process ends.")
@@ -299,7 +300,7 @@ def _call(folder: Path, op: str, **args: Any) -> dict[str, Any]:
 @cli.command()
 @click.argument("domain")
 @click.option(
-    "--wait", type=click.FloatRange(0), default=10.0, show_default=True, help="Seconds to wait for its nodes."
+    "--wait", type=Finite(0), default=10.0, show_default=True, help="Seconds to wait for its nodes."
 )
 @common
 def restore(domain: str, wait: float, folder: Path, as_json: bool) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from sim.byzantine.scenarios import Order, ScenarioError, Space
 from sim.explore.engine import cores
 from sim.explore.request import SCRIPT
 from sim.explore.summary import EXIT_BAD_INPUT
+from sim.finite import Finite
 
 USUAL: Final = 1_000
 """Runs, where neither a number of them nor a time is given."""
@@ -92,7 +93,7 @@ def running(command: Command) -> Command:
     """Add the options that say how much is run, and how it is told."""
     for option in reversed(
         (
-            click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="begin no more after so long"),
+            click.option("--minutes", type=Finite(min=0, min_open=True), help="begin no more after so long"),
             click.option("--jobs", type=click.IntRange(1, 1024), help="processes (default: one a core)"),
             click.option(
                 "--stop-after", type=click.IntRange(min=0), default=0, show_default=True, help="findings; 0: go on"

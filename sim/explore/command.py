@@ -34,6 +34,7 @@ from sim.explore.summary import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, EXITS
 from sim.explore.words import plan_in_words
 from sim.faults.fault import ScheduleError
 from sim.faults.kind import FaultError
+from sim.finite import Finite
 from sim.report import terminal
 from sim.report.divergence import lines as divergence_lines
 from sim.virtual import plan as plans
@@ -127,9 +128,7 @@ def list_(topic: str | None, as_json: bool) -> None:
 )
 @click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="the first of them")
 @click.option("--jobs", type=click.IntRange(1, 1024), help="processes (default: one a core)")
-@click.option(
-    "--minutes", type=click.FloatRange(min=0, min_open=True), help="begin no more seeds after so long"
-)
+@click.option("--minutes", type=Finite(min=0, min_open=True), help="begin no more seeds after so long")
 @click.option(
     "--stop-after",
     type=click.IntRange(min=0),
@@ -213,12 +212,8 @@ def finish(summary: Summary, out: Path | None, as_json: bool) -> NoReturn:
 @main.command("replay")
 @click.argument("what", metavar="SEED|PLAN.json")
 @click.option("--trace", "show_trace", is_flag=True, help="print every moment, a column a node")
-@click.option(
-    "--around", type=click.FloatRange(min=0), metavar="MS", help="with --trace: only so near to the failure"
-)
-@click.option(
-    "--at", type=click.FloatRange(min=0), metavar="S", help="with --around: near to this time instead"
-)
+@click.option("--around", type=Finite(min=0), metavar="MS", help="with --trace: only so near to the failure")
+@click.option("--at", type=Finite(min=0), metavar="S", help="with --around: near to this time instead")
 @click.option(
     "--kind", "moments", multiple=True, help="with --trace: only moments of these kinds; may be repeated"
 )
@@ -297,9 +292,7 @@ def told(run: Replayed, report: Path | None, as_json: bool) -> None:
 @main.command()
 @click.argument("what", metavar="SEED|PLAN.json")
 @click.option("--out", type=click.Path(path_type=Path), help="folder (default: runs/<time>-shrunk-<seed>)")
-@click.option(
-    "--budget", type=click.FloatRange(min=0), default=120.0, show_default=True, help="seconds to spend"
-)
+@click.option("--budget", type=Finite(min=0), default=120.0, show_default=True, help="seconds to spend")
 @click.option("--json", "as_json", is_flag=True, help="print one object on standard output")
 @shared.drawing
 @mutable

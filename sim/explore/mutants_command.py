@@ -29,6 +29,7 @@ from sim.explore.mutants import (
 )
 from sim.explore.mutants_run import Control, Finding, Terms, campaign
 from sim.explore.mutants_worker import plan_of
+from sim.finite import Finite
 
 USUAL: Final = Terms()
 EXIT_OK, EXIT_UNCAUGHT, EXIT_BAD_INPUT = 0, 1, 2
@@ -69,7 +70,7 @@ def _fail(text: str, as_json: bool) -> None:
 )
 @click.option(
     "--budget",
-    type=click.FloatRange(min=1),
+    type=Finite(min=1),
     default=Terms().budget,
     show_default=True,
     help="most seconds for each mutant",
