@@ -14,8 +14,8 @@ from sim.virtual import plan
 from sim.virtual.world import LIVENESS, OK, World
 
 # bft-snapshots-that-nobody-else-has-signed: nodes kept their two newest snapshots only, and of the one that a quorum had signed
-# nobody had any. That it is kept is shown by tests/node/test_replica_snapshots.py: since clients ask for one entry at a time, this
-# plan comes through without that, too.
+# nobody had any. That it is kept is shown by tests/node/test_replica_snapshots.py: since clients ask for one entry at a time
+# this plan comes through without that, too.
 PLANS = sorted((Path(__file__).parent / "plans").glob("*.json"))
 
 
