@@ -37,8 +37,8 @@ Record = tuple[int, bytes]
 Token = int
 """Names one read barrier; chosen by the caller of `Core.read`."""
 
-NEVER: Final = 1 << 62
-"""A deadline that does not come (microseconds)."""
+NEVER: Final = 1 << 61
+"""A deadline that does not come (microseconds). Of the numbers that compiled code still keeps in a machine word."""
 
 
 class EntryKind(IntEnum):

@@ -89,15 +89,20 @@ def _decoder(cls: type, hints: list[Any], checks: tuple[Check, ...]) -> Decoder:
     return compiled
 
 
-def register(kind: int) -> Callable[[type[T]], type[T]]:
+def register(kind: int, **exactly: Any) -> Callable[[type[T]], type[T]]:
     """Class decorator: enter a message class in the table under `kind`.
 
-    Integers on the wire are never negative; say `Any` for a field that is checked by its reader."""
+    Integers on the wire are never negative; say `Any` for a field that is checked by its reader. `exactly`: the types of its
+    lists once more, for a class that may be compiled: it then knows of a list, and no longer of what."""
 
     def enter(cls: type[T]) -> type[T]:
         if kind in _by_kind:
             raise ValueError(f"message kind {kind} is taken by {_by_kind[kind][0].__name__}")
         hints = get_type_hints(cls)
+        for name, hint in exactly.items():
+            if hints[name] not in (hint, get_origin(hint)):
+                raise TypeError(f"{cls.__name__}.{name} is {hints[name]}, not {hint}")
+            hints[name] = hint
         names = tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
         checks = tuple(_check_for(hints[name]) for name in names)
         _by_kind[kind] = (cls, _decoder(cls, [hints[name] for name in names], checks), checks, names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from consensus.core import NEVER, NodeId, Refusal, RefusalCode, Token
@@ -35,15 +35,17 @@ class Waiting:
     hold: int = 0
 
 
-@dataclass(slots=True)
 class Barrier:
     """A read barrier, what waits for it, and the index that it came back with."""
 
-    asked_at: int
-    queries: list[Waiting] = field(default_factory=list)
-    index: int | None = None
-    lazy: bool = False
-    """Nobody waited when it was asked for."""
+    __slots__ = ("asked_at", "index", "lazy", "queries")
+
+    def __init__(self, asked_at: int, queries: list[Waiting], lazy: bool) -> None:
+        self.asked_at = asked_at
+        self.queries = queries
+        self.index: int | None = None
+        self.lazy = lazy
+        """Nobody waited when it was asked for."""
 
 
 class QueryDesk:

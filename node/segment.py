@@ -35,6 +35,7 @@ _RECORD: Final = struct.Struct("<BI")
 BATCH_HEADER_SIZE: Final = _BATCH.size
 MAX_PAYLOAD: Final = (1 << 32) - 1
 MAX_KIND: Final = 255
+_ZEROS: Final = bytes(512)
 
 
 @dataclass(slots=True, frozen=True)
@@ -134,7 +135,7 @@ def encode_batch(
     return b"".join((head, _CRC.pack(crc32(head, seed)), payload)), chain
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Batch:
     """An intact batch at [offset, end) of its segment."""
 
@@ -145,6 +146,17 @@ class Batch:
     """Everything below this offset was known durable when the batch was made."""
     chain: int
     records: list[Record]
+
+    # As in `node.disk`: a start makes hundreds.
+    def __init__(
+        self, offset: int, end: int, incarnation: int, synced_upto: int, chain: int, records: list[Record]
+    ) -> None:
+        self.offset = offset
+        self.end = end
+        self.incarnation = incarnation
+        self.synced_upto = synced_upto
+        self.chain = chain
+        self.records = records
 
 
 @dataclass(slots=True)
@@ -206,6 +218,15 @@ def _find_proof(data: bytes, start: int, damage: int, incarnation: int, seed: in
     return ""
 
 
+def _used(data: bytes) -> int:
+    """Bytes up to the last that is not zero."""
+    end = len(data)
+    # `rstrip` looks at every byte by itself, and most of a young segment is space that it has set aside.
+    while end > 0 and data.endswith(_ZEROS, 0, end):
+        end -= len(_ZEROS)
+    return len(data[:end].rstrip(b"\0"))
+
+
 def parse_segment(name: str, number: int, data: bytes, identity: Identity | None) -> Segment:
     """Read a segment's bytes. `identity` is what to believe of the owner where the header is damaged; None if not known.
     Raises SegmentVersionError."""
@@ -213,7 +234,7 @@ def parse_segment(name: str, number: int, data: bytes, identity: Identity | None
     found = decode_header(data)
     if found is None:
         segment.damage = "the segment header is damaged or was never written completely"
-        segment.torn_bytes = len(data.rstrip(b"\0"))
+        segment.torn_bytes = _used(data)
         if identity is not None:
             segment.proof = _find_proof(data, 0, 0, 0, identity.seed(number))
         return segment
@@ -261,7 +282,7 @@ def _walk(segment: Segment, data: bytes, seed: int, chain: int) -> None:
         segment.batches.append(Batch(offset, end, batch_incarnation, synced_upto, batch_chain, records))
         offset, chain, incarnation = end, batch_chain, batch_incarnation
     segment.end = offset
-    used = len(data.rstrip(b"\0"))
+    used = _used(data)
     if used <= offset:
         segment.damage = ""  # zeros to the end: reserved space, or nothing at all
         return

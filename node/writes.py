@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from consensus.core import NEVER, NodeId
@@ -22,17 +21,28 @@ _COMMAND_BYTES: Final = 8
 Reply = tuple[Connection, Any]
 
 
-@dataclass(slots=True)
 class _Asked:
     """A group that waits to be proposed, and who asked for it (None: nobody any more, or this node itself)."""
 
-    group: sessions.Group
-    size: int
-    connection: Connection
-    request: int
-    session: int
-    seqs: list[int]
-    nonce: int = 0
+    __slots__ = ("connection", "group", "nonce", "request", "seqs", "session", "size")
+
+    def __init__(
+        self,
+        group: sessions.Group,
+        size: int,
+        connection: Connection,
+        request: int,
+        session: int,
+        seqs: list[int],
+        nonce: int = 0,
+    ) -> None:
+        self.group = group
+        self.size = size
+        self.connection = connection
+        self.request = request
+        self.session = session
+        self.seqs = seqs
+        self.nonce = nonce
 
 
 class WriteDesk:

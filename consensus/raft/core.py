@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from consensus.core import (
     NEVER,
@@ -43,6 +43,8 @@ from consensus.raft.messages import (
 from consensus.raft.persistent import PersistentState
 from consensus.raft.reads import AskedBarriers
 from consensus.raft.timing import SafetyViolation, Timing
+
+_NAMES: Final = tuple(role.name.lower() for role in Role)
 
 
 class RaftCore:
@@ -190,7 +192,7 @@ class RaftCore:
         state, leading = self.state, self.leading
         return CoreView(
             node=self.node,
-            role=self.role.name.lower(),
+            role=_NAMES[self.role],
             term=state.term,
             voted_for=state.voted_for,
             leader=self.electing.leader,

@@ -37,7 +37,7 @@ def _small_log(rng: Random) -> Theme:
         timing={"retain_bytes": 200},
         settings={"snapshot_bytes": rng.choice((500, 900)), "max_sessions": 4096, "session_ttl": 600_000_000},
         weather={"bulk": rng.choice((60_000, 200_000, 500_000)), "loss": 0.0},
-        load={"beat": 0, "pause": (130_000, 350_000), "batch": 3},
+        load={"beat": 0, "pause": (200_000, 500_000), "batch": 3},
     )
 
 
@@ -85,7 +85,7 @@ def overtaken_fetch(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
             "queries_in_queue": 512,
         },
         weather={"loss": 0.0, "bulk": 10},
-        load={"beat": 0, "pause": (100_000, 400_000), "wander": 0.3, "sleep": 0.0, "batch": 5, "window": 12},
+        load={"beat": 0, "pause": (200_000, 600_000), "wander": 0.3, "sleep": 0.0, "batch": 5, "window": 12},
     )
     nodes = range(len(terrain.nodes))
     for begin in begins:
@@ -143,7 +143,7 @@ def caught_while_giving(rng: Random, terrain: Terrain, begins: list[int]) -> The
 
 def hard_starts(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
     """The power goes again and again while nodes write and while they read their disks."""
-    theme = Theme(load={"beat": 0, "pause": (150_000, 400_000)}, settings={"snapshot_bytes": 8 << 20})
+    theme = Theme(load={"beat": 0, "pause": (300_000, 700_000)}, settings={"snapshot_bytes": 8 << 20})
     for begin in begins:
         theme.add("storm", begin, 250_000, variant=rng.choice(("huge", "burst")))
         for node in rng.sample(range(len(terrain.nodes)), 2):

@@ -17,7 +17,13 @@ HOME: Final = Path(".cache") / "native"
 MODULES: Final = (
     *("consensus.core", "consensus.marks", "consensus.quorum"),
     *("consensus.raft.core", "consensus.raft.electing", "consensus.raft.following", "consensus.raft.leading"),
-    *("consensus.raft.log", "consensus.raft.persistent", "consensus.raft.progress", "consensus.raft.reads"),
+    *(
+        "consensus.raft.log",
+        "consensus.raft.messages",
+        "consensus.raft.persistent",
+        "consensus.raft.progress",
+        "consensus.raft.reads",
+    ),
     *("consensus.raft.records", "consensus.raft.timing"),
     *("consensus.bft.base", "consensus.bft.block", "consensus.bft.certificates", "consensus.bft.chain"),
     *("consensus.bft.checkpoints", "consensus.bft.committee", "consensus.bft.core", "consensus.bft.ordering"),
@@ -39,9 +45,10 @@ MODULES: Final = (
     *("sim.virtual.network", "sim.virtual.power", "sim.virtual.streams", "sim.virtual.timeline"),
     *("sim.virtual.trace", "sim.virtual.watched", "sim.virtual.world"),
 )
-"""What is compiled. Not in it, because they must stay what Python makes of them: the messages, whose hints the wire format reads;
-and whatever judges a run when it is over (`sim.check`, `sim.virtual.judge`), which holds a run against the log by rules
-that compiled code does not keep, such as the identity of a tuple."""
+"""What is compiled. Not in it, because they must stay what Python makes of them: messages whose hints the wire format reads
+(those of Raft, most of the traffic, tell it what it needs); and whatever judges a run when it is over (`sim.check`,
+`sim.virtual.judge`), which holds a run against the log by rules that compiled code does not keep, such as the identity of a
+tuple."""
 
 WATCHED: Final = (
     *("consensus", "consensus/raft", "consensus/bft", "node", "node/kv"),

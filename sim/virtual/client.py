@@ -22,6 +22,7 @@ from node.protocol import (
 )
 from sim.check.history import Operation
 from sim.virtual.host import CONNECT, HANG_UP
+from sim.virtual.streams import below, between, pick
 
 if TYPE_CHECKING:
     from sim.virtual.host import Host
@@ -94,7 +95,7 @@ class Client:
         self.rng = world.streams.of(f"client/{name}")
         self.workload = world.machine.workload(name, self.rng)
         self.connections: dict[str, Connection] = {}
-        self.leader = self.rng.choice(world.names)
+        self.leader = pick(self.rng, world.names)
         self.session: int | None = None
         self.opening: Operation | None = None
         self.request = 0
@@ -115,7 +116,7 @@ class Client:
         for node in world.names:
             world.network.links[node, name].deliver = self.hear
         self._turn = 0
-        world.timeline.after(self.rng.randrange(20_000), self.act, 0)
+        world.timeline.after(below(self.rng, 20_000), self.act, 0)
 
     # ---------------------------------------------------------------------------------------------------- asking
 
@@ -124,21 +125,21 @@ class Client:
         if turn != self._turn:
             return  # it was called out of its turn meanwhile
         world, rng, load = self.world, self.rng, self.load
-        pause = rng.randint(*load.pause)
+        pause = between(rng, load.pause)
         if self.active:
             if self.session is None:
                 self._open()
             elif len(self.open) < load.window:
-                self._write(rng.randint(1, min(load.batch, load.window - len(self.open))))
+                self._write(between(rng, (1, min(load.batch, load.window - len(self.open)))))
             if rng.random() < load.queries:
                 self._query()
             if load.hang_ups and rng.random() < load.hang_ups:
-                self._hang_up(rng.choice(world.names))
+                self._hang_up(pick(rng, world.names))
             if load.sleep and rng.random() < load.sleep:
                 pause += 2 * world.settings.session_ttl
         due = world.timeline.now + pause
         if load.beat:
-            due = (due // load.beat + 1) * load.beat + rng.randrange(TOGETHER)
+            due = (due // load.beat + 1) * load.beat + below(rng, TOGETHER)
         world.timeline.at(due, self.act, self._turn)
 
     def act_once(self) -> None:
@@ -187,7 +188,7 @@ class Client:
 
     def _node_to_ask(self) -> str:
         if self.rng.random() < self.load.wander:
-            self.leader = self.rng.choice(self.world.names)
+            self.leader = pick(self.rng, self.world.names)
         return self.leader
 
     def _open(self) -> None:
@@ -200,11 +201,11 @@ class Client:
         if request != self.opening_request or self.opening is None:
             return
         self._connection(self._node_to_ask()).to_node(OpenSession(request))
-        self.world.timeline.after(self.rng.randint(*self.load.patience), self._open_again, request)
+        self.world.timeline.after(between(self.rng, self.load.patience), self._open_again, request)
 
     def _open_again(self, request: int) -> None:
         if request == self.opening_request and self.opening is not None:
-            self.leader = self.rng.choice(self.world.names)
+            self.leader = pick(self.rng, self.world.names)
             self._try_open(request)
 
     def _write(self, count: int) -> None:
@@ -215,7 +216,7 @@ class Client:
             command = self.workload.command(session, self.seq)
             self.open[self.seq] = self._record("write", session=session, seq=self.seq, command=command)
             seqs.append(self.seq)
-        self._submit((session, seqs, self.rng.randint(*self.load.patience)))
+        self._submit((session, seqs, between(self.rng, self.load.patience)))
 
     def _submit(self, sent: tuple[int, list[int], int]) -> None:
         session, seqs, patience = sent
@@ -234,15 +235,16 @@ class Client:
                 if seq in self.open:
                     self.open[seq].attempts += 1
             if self.rng.random() < 0.5:  # whoever did not answer may be dark
-                self.leader = self.rng.choice(self.world.names)
+                self.leader = pick(self.rng, self.world.names)
             self._submit(sent)
 
     def ask_nonsense(self, rng: Random) -> None:
         """Send what no well-made client sends; it must be refused, and change nothing."""
-        connection = self._connection(rng.choice(self.world.names))
+        connection = self._connection(pick(rng, self.world.names))
         session = self.session or 7
         good = self.workload.command(0, 0)
-        message: Any = rng.choice(
+        message: Any = pick(
+            rng,
             (
                 Submit(session, self.low, [self.low + 10**6], [good]),
                 Submit(session, self.low, [self.low + 200], [b"\xc1" + rng.randbytes(9)]),
@@ -254,17 +256,17 @@ class Client:
                 Submit(0, 0, [0], [good]),
                 Query(10**9, 3, 0, 10**9, b""),
                 Query(10**9, 0, 0, 10**9, rng.randbytes(5)),
-            )
+            ),
         )
         connection.to_node(message)
 
     def ask_much(self, rng: Random, count: int) -> None:
         """Send many queries to one node at once."""
-        connection = self._connection(rng.choice(self.world.names))
+        connection = self._connection(pick(rng, self.world.names))
         for _ in range(count):
             self.request += 1
-            consistency = rng.randrange(3)
-            age = rng.choice((1_000, 30_000))
+            consistency = below(rng, 3)
+            age = pick(rng, (1_000, 30_000))
             operation = self._record(
                 "query",
                 consistency=CONSISTENCIES[consistency],
@@ -280,10 +282,10 @@ class Client:
         if self.opening is not None and not self.asks_on:
             return
         self.request += 1
-        consistency = rng.randrange(3)
-        age = rng.choice((10_000, 100_000, 400_000))
+        consistency = below(rng, 3)
+        age = pick(rng, (10_000, 100_000, 400_000))
         query = self.workload.query()
-        name = rng.choice(world.names)
+        name = pick(rng, world.names)
         self.asked[self.request] = self._record(
             "query",
             consistency=CONSISTENCIES[consistency],
@@ -291,7 +293,7 @@ class Client:
             query=query,
             node=name,
         )
-        patience = rng.choice((50_000, 500_000))
+        patience = pick(rng, (50_000, 500_000))
         self._connection(name).to_node(Query(self.request, consistency, age, patience, query))
 
     # ----------------------------------------------------------------------------------------------------- hearing
@@ -355,7 +357,7 @@ class Client:
                 self._following[wanted] = None
                 self.world.timeline.after(REDIRECT, self._follow, (wanted, message.seqs))
         elif message.code == NO_QUORUM:
-            self.leader = self.rng.choice(self.world.names)
+            self.leader = pick(self.rng, self.world.names)
         if message.code == UNKNOWN_SESSION and message.session == self.session:
             # What is open stays of unknown outcome for ever.
             self.session, self.open = None, {}

@@ -18,7 +18,7 @@ from sim.virtual.disk import Handler, MemoryDisk
 from sim.virtual.disk_file import File, Hole
 from sim.virtual.loss import PAGE, SECTOR
 
-FOREVER: Final = 1 << 62
+FOREVER: Final = 1 << 61
 """Microseconds that `MemoryDisk.delay` gives for what is stalled."""
 
 

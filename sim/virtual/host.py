@@ -296,7 +296,7 @@ class Host:
         links = self.world.network.links
         for other in self.world.names:
             if other != self.name:
-                links[other, self.name].deliver = partial(self.hear_peer, other)
+                links[other, self.name].host = self
                 self._to_peers[other] = links[self.name, other]
         for client in self.world.network.clients:
             links[client, self.name].deliver = self.hear_client

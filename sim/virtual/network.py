@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from consensus import wire
 from sim.faults.running import Running
+from sim.virtual.streams import between
 
 if TYPE_CHECKING:
+    from sim.virtual.host import Host
     from sim.virtual.world import World
 
 OUTSIDE: Final = "outside"
@@ -60,14 +62,14 @@ class Condition:
 
 
 class Link:
-    """One direction between two parties, `source` to `dest`. `number` names it in traces; `deliver` is called with what arrives.
-    A client's messages travel with their connection, as a pair."""
+    """One direction between two parties, `source` to `dest`. `number` names it in traces. What arrives goes to `host` between two
+    nodes, else to `deliver`. A client's messages travel with their connection, as a pair."""
 
     __slots__ = (
         "_arrived",
         "_last",
-        "_ledger",
         "_low",
+        "_note",
         "_ordered",
         "_random",
         "_spread",
@@ -78,6 +80,7 @@ class Link:
         "deliver",
         "dest",
         "held",
+        "host",
         "loss",
         "number",
         "plain",
@@ -88,11 +91,12 @@ class Link:
     def __init__(self, world: World, source: str, dest: str, number: int, weather: Weather) -> None:
         self.world = world
         self.source, self.dest, self.number = source, dest, number
+        self.host: Host | None = None
         self.deliver: Deliver = _nobody
         self._timeline = world.timeline
-        self._ledger = world.ledger
+        self._note = world.ledger.append
         self._arrived = self._arrive  # made once, not for every message
-        self._random = world.streams.fresh(f"link/{source}>{dest}").random
+        self._random: Callable[[], float] = self._first_draw
         self._low, self._spread = weather.low, weather.spread
         self._tail = 1.0 - weather.tail
         self._ordered = weather.ordered
@@ -105,6 +109,11 @@ class Link:
         self.plain = False
         """Nothing is laid on the link and nobody listens in: the fast path."""
         self._judge()
+
+    def _first_draw(self) -> float:
+        # Half of the links to clients are never used, and a stream costs more than all the rest of a link.
+        self._random = self.world.streams.fresh(f"link/{self.source}>{self.dest}").random
+        return self._random()
 
     # ------------------------------------------------------------------------------------------------ conditions
 
@@ -204,8 +213,11 @@ class Link:
         if self.cuts:
             self._drop(message, 0, "cut", self.cuts[-1], "dropped")
             return
-        self._ledger.append(self._timeline.now << 10 | self.number)
-        self.deliver(message)
+        self._note(self._timeline.now << 10 | self.number)
+        if self.host is not None:
+            self.host.hear_peer(self.source, message)
+        else:
+            self.deliver(message)
 
     def _arrive_traced(self, carried: tuple[Any, int]) -> None:
         message, number = carried
@@ -216,7 +228,10 @@ class Link:
         world.ledger.append(self._timeline.now << 10 | self.number)
         if world.trace is not None:
             world.trace.tell(self._timeline.now, "deliver", self.source, self.dest, id=number)
-        self.deliver(message)
+        if self.host is not None:
+            self.host.hear_peer(self.source, message)
+        else:
+            self.deliver(message)
 
     def _passes(self, message: Any, number: int, bulk: int) -> bool:
         """Let the conditions work on a message. False: it goes no further, or has been sent on in another form."""
@@ -246,7 +261,7 @@ class Link:
                 late += waits
                 continue
             by.bite(_BITES[kind])
-            drawn = condition.rng.randint(condition.low, condition.high)
+            drawn = between(condition.rng, (condition.low, condition.high))
             if kind == "duplicate":
                 self._set_off(message, number, self._timeline.now + self._low + drawn)
             else:

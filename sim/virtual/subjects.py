@@ -17,6 +17,7 @@ from node.kv import KvMachine, append, cas, get, put
 from node.machine import Machine
 from node.requests import RequestCheck
 from sim.oracles.oracle import Oracle
+from sim.virtual.streams import below
 
 if TYPE_CHECKING:
     from sim.virtual.plan import Plan
@@ -125,19 +126,19 @@ class KvWorkload:
         rng = self._rng
         token = b"%s.%d.%d" % (self._client, session, seq)
         draw = rng.random()
-        key = b"k%d" % rng.randrange(KEYS)
+        key = b"k%d" % below(rng, KEYS)
         if draw < 0.3:
             return append(b"all", token + b";")
         if draw < 0.75:
             if self._sizes == "empty":
                 return put(key, b"")
-            return put(key, token + bytes(20_000 if self._sizes == "huge" else rng.randrange(60)))
+            return put(key, token + bytes(20_000 if self._sizes == "huge" else below(rng, 60)))
         return cas(key, None if draw < 0.85 else token, token) if draw < 0.9 else append(b"a" + key, token)
 
     def query(self) -> bytes:
         """Reads of the same keys."""
         rng = self._rng
-        return get(b"all" if rng.random() < 0.2 else b"k%d" % rng.randrange(KEYS))
+        return get(b"all" if rng.random() < 0.2 else b"k%d" % below(rng, KEYS))
 
     def sizes(self, variant: str) -> None:
         """See `Workload`."""

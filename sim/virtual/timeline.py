@@ -17,18 +17,30 @@ BREATH: Final = 4096
 class Timeline:
     """Events happen in the order of their time, and those of one time in the order in which they were set."""
 
-    __slots__ = ("_heap", "events", "now")
+    __slots__ = ("_at", "_times", "events", "now")
 
     def __init__(self) -> None:
         self.now = 0
-        self._heap: list[tuple[int, int, Action, Any]] = []
+        # The heap holds bare numbers, each time once: tuples are several times as slow to compare.
+        self._times: list[Any] = []
+        self._at: dict[Any, list[Any]] = {}
+        """time -> its events, as action, argument, action, argument..."""
         self.events = 0
         """Events set so far."""
 
     def at(self, when: int, action: Action, argument: Any = None) -> None:
         """Call `action(argument)` at `when`, which must not lie in the past."""
-        self.events = count = self.events + 1
-        heappush(self._heap, (when, count, action, argument))
+        self.events += 1
+        time: Any = (
+            when  # `Any`, here and below: compiled code else makes a new object of a number at every use
+        )
+        events = self._at.get(time)
+        if events is None:
+            self._at[time] = [action, argument]
+            heappush(self._times, time)
+        else:
+            events.append(action)
+            events.append(argument)
 
     def after(self, delay: int, action: Action, argument: Any = None) -> None:
         """Call `action(argument)` in `delay` microseconds."""
@@ -36,27 +48,36 @@ class Timeline:
 
     def run(self, end: int) -> None:
         """Let everything up to and including `end` happen."""
-        heap, pop = self._heap, heappop
-        happened = 0
-        while heap and heap[0][0] <= end:
-            self.now, _, action, argument = pop(heap)
-            action(argument)
-            happened += 1
-            if not happened % BREATH:
-                interruptible()
-        self.now = end
+        self._run(end, None)
 
     def run_until(self, end: int, done: Callable[[], bool]) -> bool:
         """The same, but stop as soon as `done()`, which is asked after every event; whether it is."""
-        heap = self._heap
+        return self._run(end, done) or done()
+
+    def _run(self, end: int, done: Callable[[], bool] | None) -> bool:
+        times, at, pop = self._times, self._at, heappop
+        last: Any = end
         happened = 0
-        while heap and heap[0][0] <= end:
-            self.now, _, action, argument = heappop(heap)
-            action(argument)
-            if done():
-                return True
-            happened += 1
-            if not happened % BREATH:
-                interruptible()
+        while times and times[0] <= last:
+            now = pop(times)
+            self.now = now
+            events = at[now]
+            place = 0
+            try:
+                while place < len(events):  # what happens may set more for this very time
+                    action, argument = events[place], events[place + 1]
+                    place += 2
+                    action(argument)
+                    happened += 1
+                    if not happened % BREATH:
+                        interruptible()
+                    if done is not None and done():
+                        return True
+            finally:
+                if place < len(events):  # stopped, or the action raised: the others are still to happen
+                    del events[:place]
+                    heappush(times, now)
+                else:
+                    del at[now]
         self.now = end
-        return done()
+        return False

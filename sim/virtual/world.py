@@ -16,6 +16,8 @@ from hashlib import sha256
 from random import Random
 from typing import Any
 
+import msgpack
+
 from consensus import marks
 from consensus.core import Core
 from node.replica import Settings
@@ -407,10 +409,12 @@ class World:
         result.marks = dict(marks.reached())
         result.notes = dict(self.notes)
         result.lost = self.lost()
+        rows = [
+            (o.op, o.client, o.invoke, o.returned, o.outcome, o.index, o.place, o.chain, o.result)
+            for o in self.history
+        ]
         digest = sha256(self.ledger.tobytes())
-        for o in self.history:
-            row = (o.op, o.client, o.invoke, o.returned, o.outcome, o.index, o.place, o.chain, o.result)
-            digest.update(repr(row).encode())
+        digest.update(msgpack.packb(rows, use_bin_type=True))
         result.trace_hash = digest.hexdigest()[:32]
 
 

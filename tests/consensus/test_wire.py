@@ -162,3 +162,16 @@ def test_a_kind_is_given_once_and_a_field_must_have_a_check() -> None:
         wire.register(19)(Odd)
     with pytest.raises(KeyError):
         encode(Another(1))
+
+
+def test_the_types_of_a_list_that_are_named_once_more_are_those_of_the_field() -> None:
+    @dataclasses.dataclass(slots=True)
+    class Listed:
+        items: list[bytes]
+
+    with pytest.raises(TypeError, match=r"Listed\.items is list\[bytes\], not list\[str\]"):
+        wire.register(18, items=list[str])(Listed)
+    with pytest.raises(WireError, match=r"AppendEntries\.entries: bad value"):
+        decode(msgpack.packb([5, 1, 0, 0, 0, 0, ["text"]]))
+    with pytest.raises(WireError, match=r"InstallSnapshot\.members: bad value"):
+        decode(msgpack.packb([7, 1, 0, 9, 1, bytes(32), [b"n1"], bytes(32), 5]))

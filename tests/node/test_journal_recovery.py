@@ -65,6 +65,13 @@ def data_of(recovered: Recovered) -> list[bytes]:
     return [data for _, data in recovered.records]
 
 
+@given(st.binary(max_size=40), st.integers(0, 2000), st.binary(max_size=3))
+@settings(max_examples=100, derandomize=True, deadline=None)
+def test_bytes_in_use_end_with_the_last_that_is_not_zero(head: bytes, gap: int, tail: bytes) -> None:
+    for data in (head + bytes(gap) + tail, bytes(gap), head + bytes(gap)):
+        assert parse_segment(FIRST, 1, data, None).torn_bytes == len(data.rstrip(b"\0"))
+
+
 def test_what_was_appended_comes_back_in_order_with_its_kinds() -> None:
     disk = fresh()
     journal, recovered = restart(disk)

@@ -24,6 +24,7 @@ def world_of(**weather: Any) -> World:
 def sent(world: World, link: Link, count: int = 200, gap: int = 100) -> list[tuple[int, int]]:
     """Messages with terms 0, 1, ... sent `gap` microseconds apart; (when, term) as they arrive, clients left aside."""
     seen: list[tuple[int, int]] = []
+    link.host = None
     link.deliver = lambda message: seen.append((world.timeline.now, message.term))
     for number in range(count):
         link.send(RequestVoteReply(number, True))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.virtual.clock import Clock
 from sim.virtual.power import PowerTree
-from sim.virtual.streams import Streams
+from sim.virtual.streams import Streams, below, between, pick
 from sim.virtual.timeline import Timeline
 
 laws = settings(max_examples=60, derandomize=True, deadline=None)
@@ -57,6 +58,23 @@ def test_run_until_stops_behind_the_event_that_did_it() -> None:
     assert (timeline.now, seen) == (2, [1, 2])
     assert not timeline.run_until(10, lambda: len(seen) == 9)
     assert (timeline.now, seen) == (10, [1, 2, 2, 3])
+
+
+def test_after_an_action_that_raised_the_others_of_its_moment_still_happen() -> None:
+    timeline, seen = Timeline(), []
+
+    def fail(_: object) -> None:
+        timeline.at(2, seen.append, "set by it")
+        raise RuntimeError("on purpose")
+
+    timeline.at(2, seen.append, "before")
+    timeline.at(2, fail)
+    timeline.at(2, seen.append, "behind")
+    with pytest.raises(RuntimeError, match="on purpose"):
+        timeline.run(9)
+    assert (timeline.now, seen) == (2, ["before"])
+    timeline.run(9)
+    assert seen == ["before", "behind", "set by it"]
 
 
 # --------------------------------------------------------------------------------------------------------- clocks
@@ -157,3 +175,18 @@ def test_a_stream_depends_on_seed_and_name_alone() -> None:
     assert one.of("a") is one.of("a")
     assert len({Streams(seed).of(name).random() for seed in range(20) for name in ("a", "b", "a/b")}) == 60
     assert isinstance(one.of("c"), Random)
+
+
+@given(st.integers(), st.lists(st.integers(1, 10**12) | st.sampled_from((1, 2, 3, 4, 1 << 32)), min_size=1))
+@laws
+def test_the_short_ways_to_draw_give_what_the_library_gives(seed: int, bounds: list[int]) -> None:
+    one, other = Random(seed), Random(seed)
+    for bound in bounds:
+        assert below(one, bound) == other.randrange(bound)
+        assert between(one, (-bound, bound)) == other.randint(-bound, bound)
+        some = range(min(bound, 1000))
+        assert pick(one, some) == other.choice(some)
+    assert one.getstate() == other.getstate()
+    for empty in (0, -bounds[0]):
+        with pytest.raises(ValueError, match="no number"):
+            below(one, empty)
