@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from consensus.bft.timing import Timing
 from consensus.core import NEVER
 from consensus.marks import sometimes
 
-_MOST_DOUBLINGS = 20
+_MOST_DOUBLINGS: Final = 20
 
 
 class Pacemaker:

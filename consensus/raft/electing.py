@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Final
 
 from consensus import quorum
 from consensus.core import NEVER, NodeId, Out, Role
@@ -12,7 +13,10 @@ from consensus.raft.messages import PreVote, PreVoteReply, RequestVote, RequestV
 from consensus.raft.persistent import PersistentState
 from consensus.raft.timing import Timing
 
-FOLLOWER, PRECANDIDATE, CANDIDATE, LEADER = Role.FOLLOWER, Role.PRECANDIDATE, Role.CANDIDATE, Role.LEADER
+FOLLOWER: Final = Role.FOLLOWER
+PRECANDIDATE: Final = Role.PRECANDIDATE
+CANDIDATE: Final = Role.CANDIDATE
+LEADER: Final = Role.LEADER
 
 
 class Electing:

@@ -27,7 +27,9 @@ class Mode(IntEnum):
     """The peer needs entries that are gone."""
 
 
-PROBE, REPLICATE, SNAPSHOT = Mode.PROBE, Mode.REPLICATE, Mode.SNAPSHOT
+PROBE: Final = Mode.PROBE
+REPLICATE: Final = Mode.REPLICATE
+SNAPSHOT: Final = Mode.SNAPSHOT
 
 Span = tuple[int, int]
 """(previous, last): a message with the entries behind `previous` up to `last`; a heartbeat if they are equal."""

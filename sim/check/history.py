@@ -79,7 +79,7 @@ _OPTIONAL_TEXTS: Final = ("consistency", "tier", "source", "node", "error")
 _BINARIES: Final = ("command", "query", "result")
 _KNOWN: Final = frozenset(_NAMES) - {"returned"} | {"return"}
 
-_encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, check_circular=False)
+_encoder: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, check_circular=False)
 
 
 def encode_operation(operation: Operation) -> str:

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from sim.virtual.host import Host
     from sim.virtual.world import World
 
-_BLOCK, _SAFETY = 2, 3
-_BUNDLE, _OPENING = 3, 4
+_BLOCK: Final = 2
+_SAFETY: Final = 3
+_BUNDLE: Final = 3
+_OPENING: Final = 4
 
 
 class BftLog(Oracle):

@@ -14,7 +14,10 @@ import msgpack
 from sim.virtual.bft_committee import CLUSTER, EPOCH, liars, notary
 
 _TAG: Final = b"ridethrough/bft/1"
-PROPOSAL, VOTE, TIMEOUT, CHECKPOINT = 1, 2, 3, 4
+PROPOSAL: Final = 1
+VOTE: Final = 2
+TIMEOUT: Final = 3
+CHECKPOINT: Final = 4
 
 
 class Bad(Exception):

@@ -4,7 +4,7 @@ message that it makes possible, long before enough of them come together for two
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgpack
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from sim.virtual.host import Host
     from sim.virtual.world import World
 
-_MARK, _SCHEDULE = 9, 12
+_MARK: Final = 9
+_SCHEDULE: Final = 12
 """Places of these fields in an encoded block."""
 
 

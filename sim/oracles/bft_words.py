@@ -21,8 +21,14 @@ if TYPE_CHECKING:
     from sim.virtual.host import Host
     from sim.virtual.world import World
 
-_BATCH, _BLOCK, _SAFETY, _BASE = 1, 2, 3, 4
-VOTED, PREFERRED, GIVEN_UP, PROPOSED = range(4)
+_BATCH: Final = 1
+_BLOCK: Final = 2
+_SAFETY: Final = 3
+_BASE: Final = 4
+VOTED: Final = 0
+PREFERRED: Final = 1
+GIVEN_UP: Final = 2
+PROPOSED: Final = 3
 _NAMES: Final = ("voted", "preferred", "given up", "proposed")
 
 

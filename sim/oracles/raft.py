@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from sim.virtual.host import Host
     from sim.virtual.world import World
 
-_HARD_STATE, _ENTRY, _BASE = 1, 2, 3
+_HARD_STATE: Final = 1
+_ENTRY: Final = 2
+_BASE: Final = 3
 _U64: Final = struct.Struct("<Q")
 _TWO: Final = struct.Struct("<QQ")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-MILLION = 1_000_000
+from typing import Final
+
+MILLION: Final = 1_000_000
 
 
 class Clock:

@@ -45,7 +45,9 @@ and look at its sockets again."""
 LOOK_AFTER: Final = 400_000
 """Microseconds until somebody starts a process again that its disk has stopped."""
 
-_PEER, _CLIENT, _DONE = 0, 1, 2
+_PEER: Final = 0
+_CLIENT: Final = 1
+_DONE: Final = 2
 
 
 class Connect:

@@ -10,6 +10,10 @@ from sim.virtual.interrupts import interruptible
 
 Action = Callable[[Any], None]
 
+# Looked up once: compiled code does so at every use of a name that it imports.
+_push: Final = heappush
+_pop: Final = heappop
+
 BREATH: Final = 4096
 """Events between two looks for signals: a loop that does nothing in virtual time must still be given up."""
 
@@ -37,7 +41,7 @@ class Timeline:
         events = self._at.get(time)
         if events is None:
             self._at[time] = [action, argument]
-            heappush(self._times, time)
+            _push(self._times, time)
         else:
             events.append(action)
             events.append(argument)
@@ -55,16 +59,16 @@ class Timeline:
         return self._run(end, done) or done()
 
     def _run(self, end: int, done: Callable[[], bool] | None) -> bool:
-        times, at, pop = self._times, self._at, heappop
+        times, at = self._times, self._at
         last: Any = end
         happened = 0
         while times and times[0] <= last:
-            now = pop(times)
+            now = _pop(times)
             self.now = now
-            events = at[now]
+            events = at.pop(now)  # what sets more for this very time begins a new list, which is next
             place = 0
             try:
-                while place < len(events):  # what happens may set more for this very time
+                while place < len(events):
                     action, argument = events[place], events[place + 1]
                     place += 2
                     action(argument)
@@ -72,12 +76,20 @@ class Timeline:
                     if not happened % BREATH:
                         interruptible()
                     if done is not None and done():
+                        self._put_back(now, events[place:])
                         return True
-            finally:
-                if place < len(events):  # stopped, or the action raised: the others are still to happen
-                    del events[:place]
-                    heappush(times, now)
-                else:
-                    del at[now]
+            except BaseException:
+                self._put_back(now, events[place:])
+                raise
         self.now = end
         return False
+
+    def _put_back(self, now: Any, events: list[Any]) -> None:
+        """Whoever stopped the time, or an action that raised, leaves the others of its moment to happen later."""
+        if not events:
+            return
+        if now in self._at:
+            self._at[now][:0] = events
+        else:
+            self._at[now] = events
+            _push(self._times, now)

@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import sha256
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -43,7 +43,11 @@ from sim.virtual.streams import Streams
 from sim.virtual.timeline import Timeline
 from sim.virtual.trace import Trace
 
-CRASH, LIVENESS, VIOLATION, VOID, OK = "crash", "liveness", "violation", "void", "ok"
+CRASH: Final = "crash"
+LIVENESS: Final = "liveness"
+VIOLATION: Final = "violation"
+VOID: Final = "void"
+OK: Final = "ok"
 """What a run can come to."""
 
 
