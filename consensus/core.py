@@ -200,7 +200,7 @@ class Core(Protocol):
     """A protocol core. `now` is in integer microseconds of a clock that never goes back."""
 
     deadline: int
-    """When `timeout` wants to be called; `NEVER` if it does not."""
+    """When `timeout` wants to be called; `NEVER` if it does not. It changes only while a method of the core runs."""
 
     def recover(self, records: Iterable[Record], snapshot: SnapshotMeta | None) -> None:
         """Rebuild from this node's own journal records and its newest snapshot. Before `start`, once.

@@ -120,6 +120,7 @@ class Replica:
             state.restore(newest[1])
         core.recover(recovered.records, newest[0] if newest else None)
         self.view: CoreView = core.observe()
+        self._core_due = core.deadline  # as `_take`, which follows every call of the core, found it
         self._marked: bool = getattr(core, "snapshots_at_marks", False)  # the log says when, not the journal
 
         first = recovered.incarnation << _LIVES
@@ -226,7 +227,7 @@ class Replica:
     def deadline(self) -> int:
         """When the next turn is due even if nothing arrives."""
         # Asked for after every turn, so spelt out: `min` of several takes five times as long.
-        due = self.core.deadline
+        due = self._core_due
         other = self._compaction.deadline
         if other < due:
             due = other
@@ -247,7 +248,7 @@ class Replica:
         A turn follows every message, and most have little to do: each part is asked only where its deadline or its queue says
         that it has something."""
         core, desk = self.core, self.desk
-        if now >= core.deadline:
+        if now >= self._core_due:
             core.timeout(now, self._out)
             self._take(now)
         if now >= self._compaction.deadline:
@@ -331,6 +332,7 @@ class Replica:
 
     def _take(self, now: int) -> None:
         """Take over what the core asked for, in the order that the rules demand."""
+        self._core_due = self.core.deadline
         out = self._out
         effects = self._effects
         if out.now:
