@@ -3,12 +3,14 @@
 FILE holds it, as Jepsen logs it, as EDN (Jepsen, Knossos, Porcupine), as JSON lines, or as this project's history.jsonl;
 `-` reads standard input.
 
-Exit codes: 0 linearizable, 1 not, 2 unreadable input, 3 undecided within the budget, 4 a fault of the checker itself.
+Exit codes: 0 linearizable, 1 not, 2 unreadable input or nothing in it to check, 3 undecided within the budget, 4 a fault of
+the checker itself.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import traceback
@@ -21,7 +23,7 @@ from rich.text import Text
 
 from sim.check.formats import FORMATS, MODELS, FormatError, Loaded, load
 from sim.check.general import CellVerdict, Op, Outcome, Verdict, check_history, describe
-from sim.check.general.operations import show
+from sim.check.general.operations import printable, show
 from sim.check.general.picture import page, timeline, words
 from sim.finite import Finite
 
@@ -48,7 +50,7 @@ def operation_json(ops: list[Op], number: int) -> dict[str, Any]:
         "number": number,
         "line": op.line,
         "process": op.process,
-        "f": op.kind,
+        "f": op.name or op.kind,
         "key": op.key,
         "value": op.value,
         "invoke": op.invoke,
@@ -61,6 +63,8 @@ def operation_json(ops: list[Op], number: int) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no such numbers
     if isinstance(value, (str, int, float)) or value is None:
         return value
     return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else show(value)
@@ -99,6 +103,9 @@ def verdict_json(loaded: Loaded, verdict: Verdict) -> dict[str, Any]:
         "operations": verdict.operations,
         "failed_operations": loaded.failed,
         "unanswered_operations": loaded.unanswered,
+        "empty_appends": loaded.empty_appends,
+        "passed_over_events": loaded.passed_over,
+        "passed_over_lines": loaded.other_lines,
         "seconds": round(verdict.seconds, 6),
         "failed": operation_json(loaded.ops, failure.failed)
         if failure and failure.failed is not None
@@ -107,11 +114,37 @@ def verdict_json(loaded: Loaded, verdict: Verdict) -> dict[str, Any]:
     }
 
 
+def passed_over(loaded: Loaded) -> str:
+    """What of the file took no part in the check, in words; empty if everything did."""
+    counted = (
+        (loaded.passed_over, "event of the nemesis", "events of the nemesis"),
+        (loaded.other_lines, "line of the log that is no event", "lines of the log that are no event"),
+        (loaded.empty_appends, "append of nothing", "appends of nothing"),
+    )
+    return ", ".join(f"{count:,} {one if count == 1 else many}" for count, one, many in counted if count)
+
+
+def checked(loaded: Loaded, budget: float) -> Verdict:
+    """The verdict. Raises FormatError if nothing is there to judge, and for values that make no sense together."""
+    if not loaded.answered:
+        left_out = passed_over(loaded)
+        raise FormatError(
+            f"{loaded.source}: nothing to check: no operation that counts has an answer of :ok ({loaded.unanswered:,} without an "
+            f"answer, {loaded.failed:,} failed{f'; passed over: {left_out}' if left_out else ''}); "
+            f"is it the file you meant, its model {loaded.model}, and its format {loaded.format}?"
+        )
+    try:
+        return check_history(loaded.ops, budget)
+    except ValueError as error:
+        raise FormatError(f"{loaded.source}: {error}") from None
+
+
 def tell(loaded: Loaded, verdict: Verdict) -> None:
     """The answer for people."""
     console = Console(highlight=False)
     colour = {Outcome.LINEARIZABLE: "green", Outcome.NOT: "red", Outcome.UNDECIDED: "yellow"}[verdict.outcome]
-    console.print(Text(f"{loaded.source}: {verdict.outcome.value}", style=f"bold {colour}"), soft_wrap=True)
+    heading = f"{printable(loaded.source)}: {verdict.outcome.value}"
+    console.print(Text(heading, style=f"bold {colour}"), soft_wrap=True)
     counted = len(verdict.cells)
     console.print(
         f"{verdict.operations:,} operations on {counted:,} cell{'s' if counted != 1 else ''} ({loaded.unanswered:,} without an "
@@ -119,10 +152,8 @@ def tell(loaded: Loaded, verdict: Verdict) -> None:
         f"{verdict.seconds:.3f} s",
         soft_wrap=True,
     )
-    if not loaded.ops:
-        console.print(
-            "Nothing was checked: no operation of a client took effect or may have.", style="yellow"
-        )
+    if left_out := passed_over(loaded):
+        console.print(f"passed over: {left_out}", soft_wrap=True)
     if verdict.failure is not None:
         cells = [verdict.failure]
     else:
@@ -173,25 +204,24 @@ def main(file: str, model: str, form: str | None, budget: float, as_json: bool, 
     name = "<stdin>" if file == "-" else file
     try:
         loaded = load(read_input(file), model, name, form)
-        verdict = check_history(loaded.ops, budget)
+        verdict = checked(loaded, budget)
         if picture is not None:
             try:
-                picture.write_text(
-                    page(loaded.ops, verdict, f"{name}: {verdict.outcome.value}"), encoding="utf-8"
-                )
+                title = f"{printable(name)}: {verdict.outcome.value}"
+                picture.write_text(page(loaded.ops, verdict, title), encoding="utf-8")
             except OSError as error:
                 raise FormatError(f"cannot write the picture {picture}: {error.strerror or error}") from None
-    except ValueError as error:
+    except FormatError as error:
         if as_json:
             click.echo(json.dumps({"error": str(error)}))
-        click.echo(f"check_history: {error}", err=True)
+        click.echo(f"check_history: {printable(str(error))}", err=True)
         sys.exit(UNREADABLE)
     if as_json:
-        click.echo(json.dumps(verdict_json(loaded, verdict)))
+        click.echo(json.dumps(verdict_json(loaded, verdict), allow_nan=False))
     else:
         tell(loaded, verdict)
         if picture is not None:
-            click.echo(f"picture: {picture}")
+            click.echo(f"picture: {printable(str(picture))}")
     sys.exit(CODES[verdict.outcome])
 
 
@@ -201,6 +231,8 @@ def run() -> None:
     try:
         main(standalone_mode=False)
     except click.ClickException as error:
+        if "--json" in sys.argv[1:]:
+            click.echo(json.dumps({"error": error.format_message()}))
         error.show()
         sys.exit(UNREADABLE)
     except (click.Abort, KeyboardInterrupt):

@@ -86,6 +86,87 @@ def test_programs_get_one_object_and_people_a_drawing(tmp_path: Path) -> None:
     assert "never closed" in json.loads(error.stdout)["error"]
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (":nemesis :info :start nil", "1 event of the nemesis"),
+        ("0 :invoke :read nil\n0 :fail :read nil", "1 failed"),
+        ("0 :invoke :write 1\n0 :info :write :timed-out", "1 without an answer"),
+    ],
+)
+def test_a_file_in_which_nothing_was_checked_is_no_linearizable_history(text: str, words: str) -> None:
+    lines = "\n".join(f"INFO  jepsen.util - {line}" for line in text.split("\n"))
+    done = run("-", "--model", "cas-register", "--json", text=lines)
+    assert done.returncode == 2
+    assert "<stdin>: nothing to check" in done.stderr
+    assert words in json.loads(done.stdout)["error"]
+
+
+def test_what_was_passed_over_is_told() -> None:
+    text = f"INFO  jepsen.util - :nemesis :info :start nil\nINFO  jepsen.core - up\nINFO  jepsen.core - well\n{GOOD}"
+    told = run("-", "--model", "cas-register", text=text).stdout
+    assert "passed over: 1 event of the nemesis, 2 lines of the log that are no event" in told
+    answer = json.loads(run("-", "--model", "cas-register", "--json", text=text).stdout)
+    assert (answer["passed_over_events"], answer["passed_over_lines"]) == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["\ud800", "\x1b[31mred", "a\nb"])
+def test_no_name_of_a_process_reaches_the_terminal_raw(name: str, tmp_path: Path) -> None:
+    def history(value: int | None) -> str:
+        events = (("invoke", "read", None), ("ok", "read", value))
+        return "\n".join(
+            json.dumps({"process": name, "type": kind, "f": f, "value": found}) for kind, f, found in events
+        )
+
+    picture = tmp_path / "picture.html"
+    for value, code in ((7, 1), (None, 0)):
+        done = run("-", "--model", "cas-register", "--picture", str(picture), text=history(value))
+        assert (done.returncode, done.stderr) == (code, "")
+        escaped = name.encode("unicode_escape").decode()
+        assert f"process {escaped}" in done.stdout
+        assert "\x1b" not in done.stdout + picture.read_text()
+    twice = run("-", "--model", "cas-register", text=history(7).replace('"ok"', '"invoke"'))
+    assert twice.returncode == 2
+    assert "\x1b" not in twice.stderr
+    assert len(twice.stderr.splitlines()) == 1
+
+
+def test_json_has_no_numbers_that_are_none() -> None:
+    log = GOOD.replace(":write 1", ":write ##NaN").replace(":ok :read 1", ":ok :read ##Inf")
+    done = run("-", "--model", "cas-register", "--json", text=log)
+    assert done.returncode == 1
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    answer = json.loads(done.stdout, parse_constant=refuse)
+    assert answer["failed"]["value"] == "inf"
+    assert answer["cells"][0]["possible_values"] == ["nan"]
+
+
+def test_a_wrong_option_is_an_object_too() -> None:
+    for arguments in (("--budget", "nan"), ("--model", "none"), ("--no-such-option",)):
+        done = run("-", "--model", "cas-register", "--json", *arguments, text=GOOD)
+        assert done.returncode == 2
+        assert list(json.loads(done.stdout)) == ["error"]
+        assert done.stderr
+        assert run("-", "--model", "cas-register", *arguments, text=GOOD).stdout == ""
+
+
+def test_values_that_make_no_sense_together_are_told_with_file_and_line() -> None:
+    names = ("process", "type", "f", "key", "value")
+    events = (
+        (0, "invoke", "put", "k", 5),
+        (0, "ok", "put", "k", 5),
+        (0, "invoke", "append", "k", "x"),
+        (0, "ok", "append", "k", "x"),
+    )
+    text = "\n".join(json.dumps(dict(zip(names, event, strict=True))) for event in events)
+    done = run("-", "--model", "kv", text=text)
+    assert done.returncode == 2
+    assert "<stdin>: line 1: a key with appended str values also holds 5" in done.stderr
+
+
 def test_a_picture_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> None:
     done = run("-", "--model", "cas-register", "--picture", str(tmp_path / "no" / "where.html"), text=GOOD)
     assert done.returncode == 2

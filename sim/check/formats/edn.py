@@ -1,14 +1,16 @@
 """A reader of EDN, the notation of Clojure's data, as far as histories need it, with the line of everything that is wrong.
 
 Numbers, strings, characters, nil, true, false, keywords, symbols, lists, vectors, maps, sets, tagged values, `#_`, comments
-and metadata are read. Lists and vectors become tuples, sets frozensets in a tuple's order of reading, keywords `Keyword`.
-A tagged value is its value: the tag of a record says nothing that a history needs.
+and metadata are read. Lists and vectors become tuples, sets `Set`, keywords `Keyword`, decimals `Exact`. A tagged value is its
+value: the tag of a record says nothing that a history needs.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from decimal import Decimal, DecimalException
 from typing import Any, Final
 
 
@@ -26,7 +28,7 @@ class Keyword(str):
     __slots__ = ()
 
     def __eq__(self, other: object) -> bool:
-        return other.__class__ is Keyword and str.__eq__(self, other)
+        return other.__class__ is self.__class__ and str.__eq__(self, other)
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -47,11 +49,34 @@ class Symbol(Keyword):
         return str(self)
 
 
+class Exact(Decimal):
+    """A number that a float cannot tell from others: a decimal (`1.5M`), or one beyond a float's range."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"{self!s}M"
+
+
+class Set(tuple[Any, ...]):
+    """A set, in an order that does not depend on how it was written."""
+
+    __slots__ = ()
+
+    def __new__(cls, items: Iterable[Any] = ()) -> Set:
+        return super().__new__(cls, sorted(items, key=repr))
+
+    def __repr__(self) -> str:
+        return f"#{{{' '.join(map(repr, self))}}}"
+
+
 DEPTH: Final = 100
 """Nesting beyond which a text is refused."""
+TOO_LONG: Final = f"an integer has more than {sys.get_int_max_str_digits():,} digits"
+"""What is wrong with a number that Python will not make of so many digits."""
 
 _TOKEN: Final = re.compile(
-    r"""(?P<skip>[\s,]+|;[^\n]*)
+    r"""(?P<skip>[\s,]+|;[^\r\n]*)
     |(?P<string>"(?:[^"\\]|\\.)*")
     |(?P<dispatch>\#_|\#\{|\#\^|\#inf|\#\#[A-Za-z]+|\#[A-Za-z][^\s,;"()\[\]{}]*|\#")
     |(?P<bracket>[()\[\]{}])
@@ -61,11 +86,32 @@ _TOKEN: Final = re.compile(
     """,
     re.X | re.S,
 )
-_NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:N|(?:\.\d*)?(?:[eE][+-]?\d+)?M?)|\d+/\d+)\Z")
+_NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:N|(?:\.\d*)?(?:[eE][+-]?\d+)?M?)|\d+/\d+)\Z", re.A)
+_DIGITS: Final = frozenset("0123456789")
 _ESCAPE: Final = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.S)
 _ESCAPES: Final = {"t": "\t", "r": "\r", "n": "\n", "b": "\b", "f": "\f", '"': '"', "\\": "\\"}
 _CLOSING: Final = {"(": ")", "[": "]", "{": "}", "#{": "}"}
 _CHARACTERS: Final = {"newline": "\n", "space": " ", "tab": "\t", "return": "\r"}
+
+
+def real(text: str) -> float | Exact:
+    """A number with a point or an exponent. What a float would make infinite, or zero, is kept as it is written, so that two such
+    numbers stay two. Raises OverflowError for an exponent that no number can have."""
+    number = float(text)
+    if number in _BORDERS and (kept := exact(text)) != number:
+        return kept
+    return number
+
+
+_BORDERS: Final = (0.0, float("inf"), float("-inf"))
+
+
+def exact(text: str) -> Exact:
+    """A number with all its digits. Raises OverflowError for an exponent that no number can have."""
+    try:
+        return Exact(text)
+    except DecimalException:
+        raise OverflowError(f"the exponent of {text:.60} is too large") from None
 
 
 def read_all(text: str, line: int = 1) -> Iterator[tuple[int, Any]]:
@@ -125,10 +171,18 @@ class _Reader:
             return line, self.value(kind, found, line)
 
     def needed(self, what: str) -> Any:
+        self.enter(self.began)
         found = self.next_value()
+        self.depth -= 1
         if found is None:
             raise self.fail(f"nothing stands behind {what}")
         return found[1]
+
+    def enter(self, line: int) -> None:
+        """Go one level down; whoever calls it comes up again."""
+        self.depth += 1
+        if self.depth > DEPTH:
+            raise self.fail(f"nested deeper than {DEPTH}", line)
 
     def value(self, kind: str, found: str, line: int) -> Any:
         if kind == "atom":
@@ -151,9 +205,7 @@ class _Reader:
         return self.needed(f"the tag {found}")
 
     def collection(self, opening: str, line: int) -> Any:
-        self.depth += 1
-        if self.depth > DEPTH:
-            raise self.fail(f"nested deeper than {DEPTH}", line)
+        self.enter(line)
         items: list[Any] = []
         while (item := self.next_value()) is not None:
             items.append(item[1])
@@ -168,7 +220,7 @@ class _Reader:
                 return dict(zip(items[::2], items[1::2], strict=True))
             except TypeError:
                 raise self.fail("a map has a map as its key, which cannot be read", line) from None
-        return tuple(items)
+        return Set(items) if opening == "#{" else tuple(items)
 
     def atom(self, found: str, line: int) -> Any:
         if found[0] == ":":
@@ -177,14 +229,24 @@ class _Reader:
             return Keyword(found[1:])
         if found in ("nil", "true", "false"):
             return {"nil": None, "true": True, "false": False}[found]
-        if found[0].isdigit() or (found[0] in "+-" and found[1:2].isdigit()):
+        if found[0] in _DIGITS or (found[0] in "+-" and found[1:2] in _DIGITS):
             if not _NUMBER.match(found):
-                raise self.fail(f"{found!r} is no number", line)
-            if "/" in found:
-                return Symbol(found)
-            body = found.rstrip("NM")
-            return int(body) if body.lstrip("+-").isdigit() and not found.endswith("M") else float(body)
+                raise self.fail(f"{found!r:.60} is no number", line)
+            return self.number(found, line)
         return Symbol(found)
+
+    def number(self, found: str, line: int) -> Any:
+        if "/" in found:
+            return Symbol(found)
+        body = found.rstrip("NM")
+        try:
+            if found[-1] == "M":
+                return exact(body)
+            return int(body) if body.lstrip("+-").isdigit() else real(body)
+        except OverflowError as error:
+            raise self.fail(str(error), line) from None
+        except ValueError:
+            raise self.fail(TOO_LONG, line) from None
 
     def string(self, found: str, line: int) -> str:
         def escape(match: re.Match[str]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sim.check.formats.edn import Keyword
-from sim.check.general.operations import APPEND, CAS, READ, WRITE, Op
+from sim.check.general.operations import APPEND, CAS, READ, WRITE, Op, same
 
 INVOKE: Final = "invoke"
 OK: Final = "ok"
@@ -45,8 +45,9 @@ class Event:
 
 @dataclass(slots=True)
 class Loaded:
-    """A history, read. `ops` are by invocation. Counted beside them: those that `failed` (and are left out), those `unanswered`,
-    and events of the harness itself (the nemesis), which are `passed_over`."""
+    """A history, read. `ops` are by invocation. Counted beside them: those that `failed` and appends of the empty text, which
+    are left out; those `unanswered`; events of the harness itself (the nemesis), which are `passed_over`; and `other_lines` of
+    a log, which are no event."""
 
     source: str
     format: str
@@ -55,6 +56,13 @@ class Loaded:
     failed: int = 0
     unanswered: int = 0
     passed_over: int = 0
+    empty_appends: int = 0
+    other_lines: int = 0
+
+    @property
+    def answered(self) -> int:
+        """Operations with an answer. Without any there is nothing that an order would have to explain."""
+        return sum(op.returned is not None for op in self.ops)
 
 
 def pair(events: Iterable[Event], model: str, source: str, form: str) -> Loaded:
@@ -67,9 +75,9 @@ def pair(events: Iterable[Event], model: str, source: str, form: str) -> Loaded:
         raise FormatError(f"unknown model {model!r}; known are {', '.join(MODELS)}")
     listed = list(events)
     loaded = Loaded(source, form, model, passed_over=sum(event.process is None for event in listed))
-    listed = _unwrapped([event for event in listed if event.process is not None], model)
+    listed = _unwrapped([event for event in listed if event.process is not None], model, source)
     waiting: dict[Hashable, tuple[int, Event]] = {}
-    made: dict[int, Op] = {}
+    made: dict[int, Op | None] = {}
     for time, event in enumerate(listed):
         where = f"{source}:{event.line}"
         if event.type == INVOKE:
@@ -93,6 +101,7 @@ def pair(events: Iterable[Event], model: str, source: str, form: str) -> Loaded:
                 f"{where}: process {event.process} completes {event.f}, but invoked {first.f} on line {first.line}"
             )
         if event.type == OK:
+            _fits(first, event, model, where)
             made[invoked] = _operation(first, event, invoked, time, model, source)
         elif event.type == INFO:
             made[invoked] = _operation(first, None, invoked, None, model, source)
@@ -102,8 +111,9 @@ def pair(events: Iterable[Event], model: str, source: str, form: str) -> Loaded:
     for invoked, first in waiting.values():
         made[invoked] = _operation(first, None, invoked, None, model, source)
         loaded.unanswered += 1
-    loaded.ops = [made[time] for time in sorted(made)]
-    if not loaded.ops and not loaded.failed and not loaded.passed_over:
+    loaded.ops = [op for time in sorted(made) if (op := made[time]) is not None]
+    loaded.empty_appends = len(made) - len(loaded.ops)
+    if not made and not loaded.failed and not loaded.passed_over:
         raise FormatError(
             f"{source}: holds no operation of the model {model}; is it the file you meant, and its format {form}?"
         )
@@ -123,7 +133,8 @@ def _kind(event: Event, model: str, where: str) -> str:
 
 def _operation(
     first: Event, second: Event | None, invoked: int, returned: int | None, model: str, source: str
-) -> Op:
+) -> Op | None:
+    """The operation of an invocation and its answer; None for one that changes nothing and tells nothing."""
     where = f"{source}:{first.line}"
     kind = _kind(first, model, where)
     value = first.value
@@ -132,6 +143,7 @@ def _operation(
         where = f"{source}:{second.line}"
     op = Op(kind, first.key, first.process, invoked, returned, line=first.line)
     if model == "mutex":
+        op.name = first.f
         op.expected, op.value = (None, HELD) if first.f == "acquire" else (HELD, None)
         return op
     if kind == CAS:
@@ -140,11 +152,31 @@ def _operation(
         op.expected, op.value = (_plain(each, model, where) for each in value)
     elif kind != READ or returned is not None:
         op.value = _plain(value, model, where)
-    if kind == APPEND and type(op.value) is not str:
-        if op.value is not None:
-            raise FormatError(f"{where}: only strings can be appended, not {value!r:.60}")
-        op.value = ""
-    return op
+    if kind == APPEND and type(op.value) is not str and op.value is not None:
+        raise FormatError(f"{where}: only strings can be appended, not {value!r:.60}")
+    if model == "kv" and first.key is None:
+        raise FormatError(
+            f"{source}:{first.line}: {first.f} has no key; in the model kv every operation has one (the field key, or "
+            "[key value] for its value); a single register is --model cas-register"
+        )
+    # The empty text is nil in this model, and what is appended to nil or to a text stays what it was.
+    return None if kind == APPEND and op.value is None else op
+
+
+def _fits(first: Event, second: Event, model: str, where: str) -> None:
+    """Refuse an answer that speaks of something else than was invoked: one of the two lines is not what it seems to be."""
+    if second.key is not None and not same(first.key, second.key):
+        raise FormatError(
+            f"{where}: process {second.process} completes {second.f} of key {second.key!r:.60}, but invoked it of key "
+            f"{first.key!r:.60} on line {first.line}"
+        )
+    if model == "mutex" or first.value is None or second.value is None or MODELS[model][first.f] == READ:
+        return
+    if not same(first.value, second.value):
+        raise FormatError(
+            f"{where}: process {second.process} completes {second.f} with {second.value!r:.60}, but invoked it with "
+            f"{first.value!r:.60} on line {first.line}; an answer of :ok repeats the value, or has nil"
+        )
 
 
 def _plain(value: Any, model: str, where: str) -> Any:
@@ -158,7 +190,7 @@ def _plain(value: Any, model: str, where: str) -> Any:
     return None if model == "kv" and value == "" else value
 
 
-def _unwrapped(events: list[Event], model: str) -> list[Event]:
+def _unwrapped(events: list[Event], model: str, source: str) -> list[Event]:
     """Histories of many independent keys carry `[key value]` for values. They are known by their reads: each is invoked with
     a pair that ends in nil, which no history of one register has."""
     reads = [event.value for event in events if event.type == INVOKE and MODELS[model].get(event.f) == READ]
@@ -167,7 +199,15 @@ def _unwrapped(events: list[Event], model: str) -> list[Event]:
     for event in events:
         if type(event.value) is tuple and len(event.value) == 2:
             event.key, event.value = event.value
+            _check_key(event.key, f"{source}:{event.line}")
     return events
+
+
+def _check_key(key: Any, where: str) -> None:
+    try:
+        hash(key)
+    except TypeError:
+        raise FormatError(f"{where}: {key!r:.60} cannot be a key") from None
 
 
 def fields(row: dict[str, Any], line: int, where: str) -> Event:
@@ -178,21 +218,18 @@ def fields(row: dict[str, Any], line: int, where: str) -> Event:
         raise FormatError(
             f"{where}: the field {missing!r} is missing; an event has process, type, f and value"
         )
-    if type(process) is Keyword or process == "nemesis":
-        return Event(line, None, str(row["type"]), str(row["f"]), None)
-    if type(process) not in (int, str):
+    if type(process) is not int and not isinstance(process, str):
         raise FormatError(f"{where}: process must be a number or a name, not {process!r:.40}")
+    if isinstance(process, str) and is_harness(process):
+        return Event(line, None, str(row["type"]), str(row["f"]), None)
     kind = row["type"]
     if kind not in TYPES and str(kind) not in TYPES:
         raise FormatError(f"{where}: unknown type {kind!r}; known are {', '.join(TYPES)}")
     key = row.get("key")
-    try:
-        hash(key)
-    except TypeError:
-        raise FormatError(f"{where}: {key!r:.60} cannot be a key") from None
+    _check_key(key, where)
     return Event(line, process, str(kind), str(row["f"]), row.get("value"), key)
 
 
-def keys_of(ops: Sequence[Op]) -> int:
-    """How many cells a history has."""
-    return len({op.key for op in ops})
+def is_harness(process: str) -> bool:
+    """Is this the name of the nemesis? Every other name is a client's."""
+    return process.removeprefix(":") == "nemesis"

@@ -51,27 +51,40 @@ def _write(operation: Operation) -> Op | None:
     if operation.outcome == "refused":
         return None
     command = _unpacked(operation.command, "the command")
-    kind = _KINDS.get(command[0])
+    kind = _KINDS.get(command[0]) if type(command[0]) is int else None
     if kind is None or len(command) != (4 if kind == CAS else 3):
-        raise ValueError(f"no command of the key-value machine: kind {command[0]!r}")
-    op = Op(kind, command[1], operation.client, operation.invoke, None, command[-1])
+        raise ValueError(f"no command of the key-value machine: kind {command[0]!r:.60}")
+    result = _unpacked(operation.result, "the result") if operation.outcome == "ok" else [None]
+    told = result[0]
+    if told == kv.BAD or (told == kv.FULL and kind == APPEND):
+        return None
+    key, value = command[1], command[-1]
+    if type(key) is not bytes or type(value) is not bytes or (kind == CAS and not _is_value(command[2])):
+        raise ValueError(
+            f"no command of the key-value machine: its key and values must be bytes, got {command[1:]!r:.60}"
+        )
+    op = Op(kind, key, operation.client, operation.invoke, None, value)
     if kind == CAS:
         op.expected = command[2]
     if operation.outcome != "ok":
         return op
     op.returned = operation.returned
-    result = _unpacked(operation.result, "the result")
-    told = result[0]
-    if told == kv.OK and len(result) == (2 if kind == APPEND else 1):
+    if told == kv.OK and len(result) == (2 if kind == APPEND else 1) and type(result[-1]) is int:
         op.length = result[1] if kind == APPEND else None
         return op
-    if told == kv.MISMATCH and kind == CAS and len(result) == 2 and result[1] != op.expected:
-        return Op(READ, op.key, op.process, op.invoke, op.returned, result[1])
-    if told == kv.BAD or (told == kv.FULL and kind == APPEND):
-        return None
-    # An answer that the machine never gives to such a command is kept, as a read of what nobody wrote: no order explains it.
-    impossible = b"impossible answer " + (operation.result or b"").hex().encode()
-    return Op(READ, op.key, op.process, op.invoke, op.returned, impossible)
+    found = result[-1]
+    if told == kv.MISMATCH and kind == CAS and len(result) == 2 and found != op.expected and _is_value(found):
+        return Op(READ, op.key, op.process, op.invoke, op.returned, found)
+    return Op(READ, op.key, op.process, op.invoke, op.returned, _impossible(operation))
+
+
+def _is_value(value: Any) -> bool:
+    return value is None or type(value) is bytes
+
+
+def _impossible(operation: Operation) -> bytes:
+    """An answer that the machine never gives is kept, as a read of what nobody wrote: no order explains it."""
+    return b"impossible answer " + (operation.result or b"").hex().encode()
 
 
 def _query(operation: Operation) -> Op | None:
@@ -79,8 +92,12 @@ def _query(operation: Operation) -> Op | None:
         return None
     query = _unpacked(operation.query, "the query")
     if query[0] != kv.GET or len(query) != 2:
-        raise ValueError(f"no query of the key-value machine: kind {query[0]!r}")
+        raise ValueError(f"no query of the key-value machine: kind {query[0]!r:.60}")
+    if type(query[1]) is not bytes:
+        raise ValueError(f"no query of the key-value machine: the key must be bytes, not {query[1]!r:.60}")
     value = _unpacked(operation.result, "the answer")[0]
+    if not _is_value(value):
+        value = _impossible(operation)
     return Op(READ, query[1], operation.client, operation.invoke, operation.returned, value)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sim.check.general.operations import APPEND, CAS, READ, WRITE, Op
+from sim.check.general.operations import APPEND, CAS, READ, WRITE, Op, typed
 
 FOREVER: Final = 1 << 60
 """Position of a return that never comes."""
@@ -120,11 +120,6 @@ class States:
                 grown = self.number(added if old is None else old + added)
             self._grown[(state, text)] = grown
         return grown
-
-
-def typed(value: Any) -> Any:
-    """A dictionary key for a value: 1, 1.0 and True are three."""
-    return (value.__class__, value)
 
 
 @dataclass(slots=True)
@@ -264,7 +259,8 @@ def _check_texts(ops: Sequence[Op], initial: Any) -> None:
     for op in ops:
         for value in (op.value, op.expected, initial):
             if value is not None and value.__class__ is not kind:
+                where = f"line {op.line}: " if op.line is not None else ""
                 raise ValueError(
-                    f"a key with appended {kind.__name__} values also holds {value!r:.40} of type {value.__class__.__name__}; "
-                    f"write all values of such a key as {kind.__name__}"
+                    f"{where}a key with appended {kind.__name__} values also holds {value!r:.40} of type "
+                    f"{value.__class__.__name__}; write all values of such a key as {kind.__name__}"
                 )

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any, Final
 
 from sim.check.general.cells import prepare
-from sim.check.general.operations import CellVerdict, Op, Outcome, Verdict, verify
+from sim.check.general.operations import CellVerdict, Op, Outcome, Verdict, typed, verify
 from sim.check.general.paths import checked_order, full_order, possible_values, unroll
 from sim.check.general.search import Budget, Found, search
 from sim.check.general.unique import Decided, decide
@@ -36,7 +36,7 @@ def check_history(
     deadline = began + budget_s
     numbers: dict[Hashable, list[int]] = {}
     for number, op in enumerate(ops):
-        numbers.setdefault(op.key, []).append(number)
+        numbers.setdefault(typed(op.key), []).append(number)
     verdicts: dict[Hashable, CellVerdict] = {}
     # A hard cell must not use up what the others need: first a fair share for each, then what is left.
     waiting = sorted(numbers, key=lambda key: len(numbers[key]))

@@ -54,11 +54,15 @@ class Op:
     """Of an append: the length that the value had behind it, if the answer told it."""
     line: int | None = None
     """Where it stands in its file, for people."""
+    name: str = ""
+    """What its history calls it, for people, where that and not the change of a value says what it was."""
 
 
 def describe(op: Op) -> str:
     """An operation in a few words."""
-    if op.kind == READ:
+    if op.name:
+        text = op.name
+    elif op.kind == READ:
         text = f"read -> {show(op.value)}"
     elif op.kind == CAS:
         text = f"cas {show(op.expected)} -> {show(op.value)}{'' if op.ok else ' (mismatch)'}"
@@ -71,11 +75,20 @@ def describe(op: Op) -> str:
 
 def show(value: Any, most: int = 40) -> str:
     """A value as short text; long ones keep both ends."""
-    text = "nil" if value is None else repr(value)
+    text = "nil" if value is None else printable(repr(value))
     if len(text) <= most:
         return text
     half = (most - 3) // 2
     return f"{text[:half]}...{text[-half:]}"
+
+
+def printable(text: str) -> str:
+    """A text fit for any terminal: what does not print (control characters, halves of surrogate pairs) as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text
+    )
 
 
 @dataclass(slots=True)
@@ -155,5 +168,19 @@ def verify(ops: Sequence[Op], order: Sequence[int], initial: Any = None) -> str 
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal and of one type: 1, 1.0 and True are three values."""
-    return one.__class__ is other.__class__ and bool(one == other)
+    """Equal and of one type, also within tuples: 1, 1.0 and True are three values. Not-a-number is one value."""
+    if one.__class__ is not other.__class__:
+        return False
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other or (one != one and other != other))
+
+
+def typed(value: Any) -> Any:
+    """A dictionary key for a value: two of them are equal where `same` says that the values are."""
+    kind = value.__class__
+    if kind is int or kind is str or kind is bytes or value is None:
+        return (kind, value)
+    if isinstance(value, tuple):
+        return (kind, tuple(map(typed, value)))
+    return (kind, value if value == value else "not a number")

@@ -12,7 +12,18 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-from sim.check.general.operations import CAS, READ, CellVerdict, Op, Outcome, Verdict, describe, show
+from sim.check.general.operations import (
+    CAS,
+    READ,
+    CellVerdict,
+    Op,
+    Outcome,
+    Verdict,
+    describe,
+    printable,
+    same,
+    show,
+)
 
 ROWS: Final = 24
 """Operations in the terminal's timeline."""
@@ -37,7 +48,7 @@ class Bar:
 
 def bars(ops: Sequence[Op], cell: CellVerdict, most: int) -> list[Bar]:
     """What a picture of at most `most` operations shows, by invocation."""
-    own = [number for number, op in enumerate(ops) if op.key == cell.key]
+    own = [number for number, op in enumerate(ops) if same(op.key, cell.key)]
     own.sort(key=lambda number: (ops[number].invoke, number))
     own = [number for number in own if ops[number].returned is not None or ops[number].kind != READ]
     order = cell.linearization or (cell.partials[0] if cell.partials else [])
@@ -101,13 +112,18 @@ def _end(ops: Sequence[Op], failed: int) -> int:
     return end
 
 
+def client(op: Op) -> str:
+    """The process that did it, in words."""
+    return f"process {printable(str(op.process))}"
+
+
 def timeline(ops: Sequence[Op], cell: CellVerdict, width: int = 100) -> list[tuple[str, bool]]:
     """Lines for a terminal of `width` characters, each with whether it is the operation that cannot be explained."""
     shown = bars(ops, cell, ROWS)
     if not shown:
         return []
     last = max(max(bar.start, bar.end or 0) for bar in shown)
-    names = [f"process {bar.op.process}" for bar in shown]
+    names = [client(bar.op) for bar in shown]
     texts = [describe(bar.op) for bar in shown]
     name_width = max(map(len, names))
     text_width = min(max(map(len, texts)), 44)
@@ -185,7 +201,7 @@ def words(ops: Sequence[Op], cell: CellVerdict) -> list[str]:
         return [f"{cell.operations} operations, decided by {cell.method}"]
     op = ops[cell.failed]
     where = f" (line {op.line})" if op.line is not None else ""
-    lines = [f"cannot be explained: process {op.process}: {describe(op)}{where}"]
+    lines = [f"cannot be explained: {client(op)}: {describe(op)}{where}"]
     lines.append("everything that returned before it can be")
     if cell.values:
         held = ", ".join(show(value) for value in cell.values[:6])
@@ -218,9 +234,7 @@ def drawing(ops: Sequence[Op], cell: CellVerdict) -> str:
         y = 10 + lane * _LANE
         if lane not in named:
             named.add(lane)
-            parts.append(
-                f'<text class="name" x="6" y="{y + 14}">{escape(f"process {bar.op.process}"[:16])}</text>'
-            )
+            parts.append(f'<text class="name" x="6" y="{y + 14}">{escape(client(bar.op)[:16])}</text>')
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width}" y1="{y + 22}" y2="{y + 22}"/>')
         x = _LEFT + bar.start * _STEP
         x2 = _LEFT + (last if bar.end is None else bar.end) * _STEP
@@ -228,7 +242,7 @@ def drawing(ops: Sequence[Op], cell: CellVerdict) -> str:
         fading = " open" if bar.end is None else ""
         line = f", line {bar.op.line}" if bar.op.line is not None else ""
         order = f"; number {bar.order} in the order" if bar.order is not None else ""
-        title = f"process {bar.op.process}: {describe(bar.op)}{line}{order}"
+        title = f"{client(bar.op)}: {describe(bar.op)}{line}{order}"
         parts.append(
             f'<g><title>{escape(title)}</title><rect class="{kind}{fading}" x="{x}" y="{y}" '
             f'width="{max(x2 - x, 8)}" height="20" rx="3"/>'

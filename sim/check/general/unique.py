@@ -24,8 +24,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from sim.check.general.cells import typed
-from sim.check.general.operations import APPEND, READ, WRITE, Op
+from sim.check.general.operations import APPEND, READ, WRITE, Op, typed
 
 
 @dataclass(slots=True)

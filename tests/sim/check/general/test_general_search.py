@@ -24,6 +24,7 @@ from sim.check.general import (
     verify,
 )
 from sim.check.general import search as search_module
+from sim.check.general.picture import bars
 from sim.check.general.simulate import KV, Shape, mutate, simulate
 
 SLOW = settings(
@@ -138,6 +139,26 @@ def test_a_failed_cas_that_is_known_to_have_found_something_else_is_held_to_it()
 def test_values_of_different_types_are_different_values() -> None:
     assert judged([write(1, 0, 1), read(True, 2, 3)]) is Outcome.NOT
     assert judged([write(1, 0, 1), read(1.0, 2, 3)]) is Outcome.NOT
+
+
+def test_values_within_lists_keep_their_types_and_not_a_number_is_one_value() -> None:
+    nan = float("nan")
+    for polynomial in (True, False):
+        assert judged([write((1,), 0, 1), read((True,), 2, 3)], polynomial=polynomial) is Outcome.NOT
+        assert judged([write((1, (2,)), 0, 1), read((1, (2.0,)), 2, 3)], polynomial=polynomial) is Outcome.NOT
+        same = [write((nan, nan), 0, 1), read((float("nan"), nan), 2, 3), write(nan, 4, 5), read(-nan, 6, 7)]
+        assert judged(same, polynomial=polynomial) is Outcome.LINEARIZABLE
+        assert judged([write(nan, 0, 1), read(1.0, 2, 3)], polynomial=polynomial) is Outcome.NOT
+
+
+def test_keys_of_different_types_are_different_keys() -> None:
+    ops = [Op(WRITE, 1, 0, 0, 1, 5), Op(READ, True, 0, 2, 3, None), Op(READ, 1.0, 0, 4, 5, None)]
+    assert judged(ops) is Outcome.LINEARIZABLE
+    assert [cell.operations for cell in check_history(ops).cells] == [1, 1, 1]
+    verdict = check_history([*ops, Op(READ, True, 0, 6, 7, 5)])
+    assert verdict.failure is not None
+    assert verdict.failure.key is True
+    assert len(bars([*ops, Op(READ, True, 0, 6, 7, 5)], verdict.failure, 9)) == 2
 
 
 def test_keys_are_judged_apart_and_the_first_failure_is_told() -> None:
