@@ -125,13 +125,12 @@ def passed_over(loaded: Loaded) -> str:
 
 
 def checked(loaded: Loaded, budget: float) -> Verdict:
-    """The verdict. Raises FormatError if nothing is there to judge, and for values that make no sense together."""
-    if not loaded.answered:
+    """The verdict. Raises FormatError if no client did anything, and for values that make no sense together."""
+    if not (loaded.ops or loaded.failed or loaded.empty_appends):
         left_out = passed_over(loaded)
         raise FormatError(
-            f"{loaded.source}: nothing to check: no operation that counts has an answer of :ok ({loaded.unanswered:,} without an "
-            f"answer, {loaded.failed:,} failed{f'; passed over: {left_out}' if left_out else ''}); "
-            f"is it the file you meant, its model {loaded.model}, and its format {loaded.format}?"
+            f"{loaded.source}: nothing to check: no client did anything{f' (passed over: {left_out})' if left_out else ''}; "
+            f"is it the file you meant, and its format {loaded.format}?"
         )
     try:
         return check_history(loaded.ops, budget)
@@ -154,6 +153,8 @@ def tell(loaded: Loaded, verdict: Verdict) -> None:
     )
     if left_out := passed_over(loaded):
         console.print(f"passed over: {left_out}", soft_wrap=True)
+    if not loaded.answered:
+        console.print("Nothing was checked: no operation has an answer of :ok.", style="yellow")
     if verdict.failure is not None:
         cells = [verdict.failure]
     else:
