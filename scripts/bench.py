@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from node.io.config import PROTOCOLS
+from sim import command_line
 from sim.bench import apply as apply_bench
 from sim.bench import check as check_bench
 from sim.bench.cluster import BenchError, measure_cluster
@@ -227,4 +228,4 @@ def show_check(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.start(main, "bench.py")

@@ -17,6 +17,7 @@ import click
 from rich.console import Console
 from rich.live import Live as RichLive
 
+from sim import command_line
 from sim import scenario as scenarios
 from sim.check.history import HistoryError
 from sim.check.verdict import exit_code, sentence
@@ -114,8 +115,10 @@ def run(
 ) -> None:
     """Run SCENARIO (a name from `list`, or a TOML file; `default` without one) and judge it."""
     seed = secrets.randbits(32) if seed is None else seed
-    scenario = scenario or ("bft" if protocol == "bft" else "default")
+    if scenario is None:
+        scenario = "bft" if protocol == "bft" else "default"
     try:
+        text = scenarios.source(scenario)
         plan = scenarios.load(scenario)
         if protocol is not None:
             plan = scenarios.with_protocol(plan, protocol)
@@ -142,16 +145,20 @@ def run(
     arguments += ["--synthetic"] if use_synthetic else []
     command = shlex.join(["python", "scripts/drill.py", *arguments])
     folder = out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{plan.name}-{seed}"
-    if folder.exists() and any(folder.iterdir()):
-        fail(2, f"{folder} is not empty; give another --out", as_json)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            fail(2, f"{folder} is not empty; give another --out", as_json)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "scenario.toml").write_text(text, encoding="utf-8")
+    except OSError as error:
+        words = (error.strerror or str(error)).lower()
+        fail(2, f"{folder} cannot be the run's folder: {words}; give another --out", as_json)
     about = f"links: {links if world == 'local' else 'virtual'}" + (f"; {stream.report}" if stream else "")
     console.print(
         f"[bold]{command}[/bold]\n{plan.title}; {about}; everything goes to {folder}", soft_wrap=True
     )
     if impossible := scenarios.beyond(plan):
         console.print(f"[yellow]this cannot pass[/yellow]: {impossible}", soft_wrap=True)
-    (folder / "scenario.toml").write_text(scenarios.source(scenario), encoding="utf-8")
     try:
         verdict = (
             run_virtual(plan, stream, folder, seed, command)
@@ -239,4 +246,4 @@ def clean(as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.start(main, "drill.py")

@@ -10,6 +10,7 @@ import random
 from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from consensus.bft.committee import CommitteeError
 from sim.faults import shapes
 
 if TYPE_CHECKING:
@@ -30,6 +31,19 @@ def deal(nodes: int, domains: int) -> dict[str, str]:
     sizes = [share + (1 if place < extra else 0) for place in range(domains)]
     names = [chr(ord("A") + place) for place, size in enumerate(sizes) for _ in range(size)]
     return {f"n{number}": name for number, name in enumerate(names, 1)}
+
+
+def committee_counts(nodes: int, stop: int | None, lie: int | None) -> tuple[int, int]:
+    """How many nodes of a committee may stop and how many lie, where perhaps neither is said: a third that may do both. Raises
+    CommitteeError if nobody would be left."""
+    most = (nodes - 1) // 3
+    stop = most if stop is None else stop
+    if stop >= nodes:
+        raise CommitteeError(
+            f"{stop} of {nodes} nodes may stop: none would be left to order the log. Of {nodes}, {most} may stop if those may "
+            f"lie, too, and {(nodes - 1) // 2} if none may lie"
+        )
+    return stop, min(most, stop) if lie is None else lie
 
 
 def stream(seed: int, number: int) -> random.Random:

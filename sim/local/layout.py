@@ -30,7 +30,7 @@ from node.journal import Journal
 from node.segment import Identity
 from sim.byzantine import naming
 from sim.byzantine.naming import LiarsError
-from sim.drawing import deal
+from sim.drawing import committee_counts, deal
 from sim.local import ports
 from sim.local.folder import (
     CLUSTER_FILE,
@@ -48,15 +48,15 @@ from sim.local.folder import (
     load,
 )
 from sim.local.ports import HOST, LAST_PORT, NoPorts
+from sim.scenario_bounds import MAX_NODES
 
 __all__ = [
-    "CLUSTER_FILE", "DEFAULT_CLIENT", "FAILED", "HOST", "NAMESPACES", "NETWORKS", "NOT_RUNNING", "RELAY", "USAGE",
+    "CLUSTER_FILE", "DEFAULT_CLIENT", "FAILED", "HOST", "MAX_NODES", "NAMESPACES", "NETWORKS", "NOT_RUNNING", "RELAY", "USAGE",
     "Cluster", "ClusterError", "Place", "check_ports", "create", "find_ports", "load", "move_ports", "set_liars", "warnings",
     "write_configs", "write_text",
 ]  # fmt: skip
 
 SIGNING_KEY: Final = "signing.pem"
-MAX_NODES: Final = 25
 
 
 # ------------------------------------------------------------------------------------------------ making
@@ -241,10 +241,8 @@ def _faults(nodes: int, protocol: str, stop: int | None, lie: int | None) -> tup
         if stop is not None or lie is not None:
             raise ClusterError("how many nodes may stop or lie is said of a BFT cluster: --protocol bft")
         return 0, 0
-    most = (nodes - 1) // 3
-    stop = most if stop is None else stop
-    lie = min(most, stop) if lie is None else lie
     try:
+        stop, lie = committee_counts(nodes, stop, lie)
         Committee("", config.EPOCH, tuple(f"n{number}" for number in range(1, nodes + 1)), stop, lie)
     except CommitteeError as error:
         raise ClusterError(str(error)) from None

@@ -151,10 +151,10 @@ class Ranker:
         self.by_tier: dict[str, int] = {}
 
     async def run(self, nursery: trio.Nursery) -> None:
-        """Ask until cancelled; each request is a task of `nursery`."""
+        """Ask until cancelled (at a pace of 0, never); each request is a task of `nursery`."""
         began = trio.current_time()
         number = 0
-        while True:
+        while self._plan.per_s:
             number += 1
             await trio.sleep_until(began + number / self._plan.per_s)
             users = self._users()

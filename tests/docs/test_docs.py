@@ -14,6 +14,7 @@ import pytest
 
 from sim.check.verdict import Requirements
 from sim.scenario import ClusterShape, FaultPlan, Liar, PowerCut, Ranking, Scenario, Workload, Writing
+from sim.scenario_bounds import TABLES, TOP
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -126,6 +127,19 @@ def test_the_scenario_page_tells_the_defaults_of_numbers_and_switches() -> None:
                 assert told[field.name] == str(field.default).lower(), field.name
             elif type(field.default) in (int, float):
                 assert float(told[field.name]) == field.default, field.name
+
+
+def test_the_scenario_page_tells_the_bounds_of_every_number() -> None:
+    sections = scenario_sections()
+    assert set(TABLES) == {name.strip("[]") for name in PARTS}
+    for name, kind in {"Top level": Scenario, **PARTS}.items():
+        bounds = TOP if kind is Scenario else TABLES[name.strip("[]")]
+        numbers = {
+            field.name for field in dataclasses.fields(kind) if field.type in ("int", "float", "int | None")
+        }
+        assert set(bounds) == numbers, f"{name}: a number without bounds"
+        told = re.findall(r"^\| `(\w+)` \| [^|]* \| (\S+) to (\S+) \|", sections[name], re.M)
+        assert {key: (float(low), float(high)) for key, low, high in told} == bounds, name
 
 
 def test_the_first_commands_of_the_readme_are_targets_of_the_makefile() -> None:

@@ -121,6 +121,7 @@ def test_a_run_in_which_nothing_bit_is_void_and_not_passed(tmp_path: Path) -> No
     [
         (["run", "nowhere"], "no scenario 'nowhere'"),
         (["run", "quick", "--ratings", "/nonexistent/ratings.csv"], "/nonexistent/ratings.csv"),
+        (["run", ""], "no scenario ''"),
         (["run", "quick", "--seed", "-1"], "--seed"),
         (["run", "quick", "--synthetic", "--ratings", "x"], "exclude each other"),
         (["run", "bridge", "--synthetic"], "has a key-value load"),
@@ -132,10 +133,39 @@ def test_a_run_in_which_nothing_bit_is_void_and_not_passed(tmp_path: Path) -> No
     ],
 )
 def test_bad_input_is_named_and_exits_with_two(arguments: list[str], words: str) -> None:
-    done = drill(*arguments)
+    done = drill(*arguments, "--json")
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+    assert words in json.loads(done.stdout)["error"]
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_anything_starts(tmp_path: Path) -> None:
+    letter = tmp_path / "letter.txt"
+    letter.write_text("dear")
+    for out, words in (
+        (letter, "not a directory"),
+        (letter / "run", "not a directory"),
+        (tmp_path, "not empty"),
+    ):
+        done = CliRunner().invoke(
+            script().main, ["run", "quick", "--synthetic", "--out", str(out), "--json"]
+        )  # fmt: skip
+        assert done.exit_code == 2, done.output
+        assert words in json.loads(done.stdout)["error"]
+        assert str(out) in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_cut_of_a_domain_that_there_is_not_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    plan, out = tmp_path / "cut.toml", tmp_path / "run"
+    plan.write_text(CUT.replace("leader", "Z"), encoding="utf-8")
+    done = CliRunner().invoke(
+        script().main, ["run", str(plan), "--synthetic", "--out", str(out), "--json"]
+    )  # fmt: skip
+    assert done.exit_code == 2, done.output
+    assert "domain must be one of" in json.loads(done.stdout)["error"]
+    assert not out.exists()
 
 
 def test_list_names_the_shipped_scenarios() -> None:

@@ -21,6 +21,10 @@ def fault(keys: str, at_s: float = 1, for_s: float = 4) -> str:
     return f"[[faults]]\nat_s = {at_s}\nfor_s = {for_s}\n{keys}\n"
 
 
+def cut(domain: str, at_s: float = 1, dark_s: float = 2) -> str:
+    return f'[[cuts]]\nat_s = {at_s}\ndark_s = {dark_s}\ndomain = "{domain}"\n'
+
+
 @pytest.mark.parametrize("name", scenario.names())
 def test_every_shipped_scenario_loads_and_breaks_something(name: str) -> None:
     plan = scenario.load(name)
@@ -41,8 +45,8 @@ def test_the_default_cuts_every_domain_and_holds_quality_against_the_reference()
     ("text", "words"),
     [
         ("[writes]\nbach = 4", "unknown key 'bach'; did you mean 'batch'"),
-        ("[writes]\nper_s = -1", "per_s must be a number from 0 on"),
-        ("[writes]\nper_s = nan", "per_s must be a number from 0 on"),
+        ("[writes]\nper_s = -1", "per_s must be from 0.1 to 10000"),
+        ("[writes]\nper_s = nan", "per_s must be from 0.1 to 10000"),
         ("[writes]\nbatch = 1.5", "batch must be of type int"),
         ("[writes]\nbatch = true", "batch must be of type int"),
         ("[[cuts]]\nat_s = 1", "missing dark_s, domain"),
@@ -53,8 +57,8 @@ def test_the_default_cuts_every_domain_and_holds_quality_against_the_reference()
         ('[workload]\nmachine = "kvs"', "machine must be one of ranking, kv, not 'kvs'"),
         ('[workload]\nmachine = "kv"', "a key-value load has no end of its own"),
         ('[workload]\nany = 0.9', "[workload] any + bounded + linearizable must make 1"),
-        ('[workload]\nread = 1.5', "shares, from 0 to 1"),
-        ('[workload]\nmachine = "kv"\nkeys = 0', "must be more than 0"),
+        ('[workload]\nread = 1.5', "read must be from 0 to 1"),
+        ('[workload]\nmachine = "kv"\nkeys = 0', "keys must be from 1 to 10000, not 0"),
         ("[[faults]]\nat_s = 1", "missing for_s, kind"),
         (fault('kind = "partiton"'), "number 1: unknown kind 'partiton'; did you mean 'partition'?"),
         (fault('kind = "partition"'), "a partition needs a shape (one, leader, "),
@@ -71,7 +75,7 @@ def test_the_default_cuts_every_domain_and_holds_quality_against_the_reference()
         (fault('kind = "kill"'), "node must be one of leader"),
         (fault('kind = "delay"'), "a delay needs delay_ms or jitter_ms"),
         (fault('kind = "rate"'), "a rate needs kbytes_per_s"),
-        (fault('kind = "pause"\nnode = "any"', for_s=0), "for_s must be more than 0"),
+        (fault('kind = "pause"\nnode = "any"', for_s=0), "for_s must be from 0.01 to 3600, not 0"),
         (fault('kind = "pause"\nnode = "any"', for_s=2), "for_s must be longer than [require] max_progress_ms"),
         (fault('kind = "pause"\nnode = "n1"', 5) + fault('kind = "pause"\nnode = "n1"', 1), "[[faults]] must stand in the order"),
         (fault(BRIDGE, 1) + fault(BRIDGE, 4), "number 2 begins at 4 s, before number 1 ends at 5 s"),
@@ -89,6 +93,42 @@ def test_the_default_cuts_every_domain_and_holds_quality_against_the_reference()
         (BFT + LIAR + LIAR.replace("n2", "n3"), "this committee stands 1"),
         (BFT + LIAR.replace("strategy", "startegy"), "unknown key 'startegy'; did you mean 'strategy'"),
         ("a = [", "not TOML"),
+        ("x = " + "[" * 50_000, "not TOML: nested too deeply"),
+        ("x = " + "7" * 5_000, "not TOML: a number in it has too many digits"),
+        ("evaluate_last = 0x" + "f" * 5_000, "evaluate_last must be from 1 to 100000000, not what stands there"),
+        ("x" * 5_000 + " = 1", "unknown key 'xxx"),
+        ("[cluster]\nnodes = 0", "[cluster]: nodes must be from 1 to 25, not 0"),
+        ("[cluster]\nnodes = 1000", "nodes must be from 1 to 25"),
+        ("[cluster]\ndomains = 0", "domains must be from 1 to 25, not 0"),
+        ("[cluster]\ndomains = 6", "[cluster] domains must be from 1 to the number of nodes, 5, not 6"),
+        ("[cluster]\ntiming = 5", "timing must be a table of whole numbers, not 5"),
+        ('[cluster]\ntiming = { election_ms = "x" }', "timing must be a table of whole numbers"),
+        ("[cluster]\ntiming = { elction_ms = 200 }", "timing: unknown key 'elction_ms'; did you mean 'election_ms'?"),
+        ("[cluster]\ntiming = { election_ms = 0 }", "timing: election_ms must be from 3 to 600000, not 0"),
+        ("[cluster]\nstorage = { platter = 1 }", "storage: unknown key 'platter'"),
+        ('[cluster]\nprotocol = "bft"\nnodes = 4\nstop = 9', "[cluster] 9 of 4 nodes may stop: none would be left"),
+        ("[writes]\nper_s = 0", "per_s must be from 0.1 to 10000, not 0"),
+        ("[writes]\nbatch = 0", "batch must be from 1 to 256, not 0"),
+        ("[writes]\nbatch = 1000000", "batch must be from 1 to 256"),
+        ("[rank]\nk = 0", "k must be from 1 to 1000, not 0"),
+        ("[rank]\nper_s = 1e11", "per_s must be from 0 to 10000"),
+        ("[workload]\nclients = 100000", "clients must be from 1 to 256"),
+        ("seconds = inf", "seconds must be from 0 to 86400, not inf"),
+        (fault('kind = "pause"\nnode = "any"', for_s=1e11), "for_s must be from 0.01 to 3600"),
+        ("[cluster]\nnodes = 1\ndomains = 1\n" + fault('kind = "pause"\nnode = "follower"'), "one of leader, any, n1, not"),
+        (cut("A", dark_s=1e11), "[[cuts]] number 1: dark_s must be from 0.01 to 3600"),
+        (cut("A", dark_s=0), "dark_s must be from 0.01 to 3600, not 0"),
+        (cut("Z"), "[[cuts]] number 1: domain must be one of leader, untouched, all, A, B, C, not 'Z'"),
+        (cut(""), "domain must be one of leader, untouched, all, A, B, C, not ''"),
+        (cut("A", 1) + cut("A", 2), "[[cuts]] number 2 of 'A' begins at 2 s, before number 1 of 'A' ends at 3 s"),
+        (cut("A", 1) + cut("all", 2), "number 2 of 'all' begins at 2 s, before number 1 of 'A' ends"),
+        (cut("all", 1) + cut("leader", 2), "number 2 of 'leader' begins at 2 s, before number 1 of 'all' ends"),
+        (r'name = "a\u0000b"', "name must be at most 80 letters"),
+        ('name = "../../../tmp/t/evil"', "name must be at most 80 letters"),
+        ('name = ".hidden"', "the first of them no dot, not '.hidden'"),
+        ('name = ""', "name must be at most 80 letters"),
+        (f'name = "{"n" * 300}"', "name must be at most 80 letters"),
+        (r'title = "two\nlines"', "title must be one line of at most 200 characters"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, words: str) -> None:
@@ -98,6 +138,8 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path, text: str, words: str
         scenario.load(str(path))
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 400
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_known_one() -> None:
@@ -108,6 +150,39 @@ def test_an_unknown_name_is_answered_with_the_nearest_known_one() -> None:
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="cannot be read"):
         scenario.load(str(tmp_path / "none.toml"))
+
+
+def test_what_is_no_text_or_no_file_or_too_large_is_not_read(tmp_path: Path) -> None:
+    binary, large = tmp_path / "binary.toml", tmp_path / "large.toml"
+    binary.write_bytes(b"title = \xff\xfe")
+    large.write_bytes(b"# " + b"x" * (1 << 20))
+    for path, words in (
+        (binary, "no text in UTF-8"),
+        (large, "more than 1,048,576 bytes"),
+        (tmp_path / ("n" * 300 + ".toml"), "file name too long"),
+        (tmp_path, "not a file"),
+        (Path("/dev/zero"), "not a file"),
+        (binary / "s.toml", "not a directory"),
+    ):
+        with pytest.raises(ScenarioError, match=f"cannot be read: {words}"):
+            scenario.load(str(path))
+    with pytest.raises(ScenarioError, match="no scenario ''"):
+        scenario.load("")
+
+
+def test_a_scenario_without_a_name_is_called_after_its_file_in_letters_that_a_folder_may_have(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "..my größtes & best.toml"
+    path.write_text(cut("A"), encoding="utf-8")
+    assert scenario.load(str(path)).name == "my-gr--tes---best"
+
+
+def test_cuts_of_different_domains_may_overlap_and_a_domain_may_be_cut_again_when_it_is_lit(
+    tmp_path: Path,
+) -> None:
+    plan = written(tmp_path, cut("A", 1) + cut("B", 2) + cut("A", 3) + cut("leader", 4) + cut("all", 10))
+    assert [item.domain for item in plan.cuts] == ["A", "B", "A", "leader", "all"]
 
 
 def written(tmp_path: Path, text: str) -> scenario.Scenario:
