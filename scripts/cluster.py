@@ -24,7 +24,7 @@ from consensus.core import EntryKind
 from node.io import config
 from node.sessions import SIGNED_COMMANDS, decode_block
 from sim.finite import Finite
-from sim.local import layout, operate, tables
+from sim.local import control, layout, operate, tables
 from sim.local.control import Control
 from sim.local.layout import FAILED, ClusterError
 from sim.local.supervisor import ALL
@@ -211,7 +211,7 @@ def up(
         base_port=base_port,
         wait=wait,
         die_with_parent=die_with_parent,
-        node_command=json.loads(node_command) if node_command else None,
+        node_command=control.parse_command(node_command) if node_command is not None else None,
     )
     _warn(as_json, result["warnings"])
     if not as_json:
@@ -239,7 +239,14 @@ EXAMPLE_REQUEST = {"inputs": [{"name": "user", "shape": [1], "datatype": "INT64"
 @common
 def down(folder: Path, as_json: bool) -> dict[str, Any]:
     """Let every node leave in order, then end; proves that no process is left."""
-    result = Control(layout.load(folder).folder).down()
+    try:
+        home = layout.load(folder).folder
+    except ClusterError:
+        # A cluster that is up must end even if nobody can read its file any more.
+        home = folder.resolve()
+        if not Control(home).running:
+            raise
+    result = Control(home).down()
     killed = (
         f"; killed, because they did not leave in time: {', '.join(result['killed'])}"
         if result["killed"]

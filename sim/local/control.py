@@ -18,6 +18,7 @@ import trio
 from sim.local.daemon import STATE_FILE
 from sim.local.layout import FAILED, NOT_RUNNING, ClusterError
 from sim.local.process import is_alive, wait_gone
+from sim.typed_table import shown
 
 START_SECONDS: Final = 20.0
 DOWN_SECONDS: Final = 20.0
@@ -69,6 +70,17 @@ def start(folder: Path, *, die_with_parent: bool = False, node_command: Sequence
     return child.pid
 
 
+def parse_command(text: str) -> list[str]:
+    """A node's command line, for `start`, from JSON. Raises ClusterError."""
+    try:
+        words = json.loads(text)
+    except (ValueError, RecursionError):
+        words = None
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+        raise ClusterError(f"a node's command must be a JSON list of texts, not {shown(text)}")
+    return words
+
+
 class Control:
     """The control socket of the cluster in a folder. Every operation of `sim.local.supervisor.Supervisor` by
     name."""
@@ -79,9 +91,11 @@ class Control:
     def _state(self) -> dict[str, Any]:
         try:
             state = json.loads((self.folder / STATE_FILE).read_text(encoding="utf-8"))
-            if isinstance(state, dict) and is_alive(state["pid"]):
-                return state
-        except (OSError, ValueError, KeyError):
+            # Who edits it must not have another process, or a group of them, killed as the supervisor.
+            whole = type(state["pid"]) is int and state["pid"] > 1 and isinstance(state["control"], str)
+            if whole and is_alive(state["pid"]):
+                return dict(state)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
         raise ClusterError(f"no cluster is running in {self.folder}; start one with `up`", NOT_RUNNING)
 

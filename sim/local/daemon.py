@@ -72,7 +72,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             try:
                 pid = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["pid"]
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 pid = "unknown, just starting or ending"
             raise ClusterError(
                 f"{folder}: its cluster is up already (supervisor's pid: {pid}); `status` shows it, `down` stops it"

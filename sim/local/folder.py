@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from consensus.bft.committee import Committee
-from node.io import config
+from consensus.bft.committee import Committee, CommitteeError
+from node.io import certificates, config
 from node.io.client_types import Signing
 from node.io.config import BFT, RAFT
+from node.io.toml_table import Table
+from sim.byzantine import naming
 from sim.local import namespaces
-from sim.local.ports import HOST
+from sim.local.ports import HOST, LAST_PORT
 from sim.local.relay import OUTSIDE, Link
+from sim.typed_table import read_toml, shown
 
 VERSION: Final = 1
 CLUSTER_FILE: Final = "cluster.toml"
@@ -22,6 +26,10 @@ DEFAULT_CLIENT: Final = "default"
 RELAY, NAMESPACES = "relay", "namespaces"
 NETWORKS: Final = (RELAY, NAMESPACES)
 """What links can be made of."""
+SETTINGS: Final = ("timing", "limits", "storage", "log")
+"""Tables of cluster.toml that go into every node's config.toml."""
+LEAST_PORT: Final = 1024
+_KEY: Final = re.compile(r"[0-9a-f]{64}")
 
 USAGE, NOT_RUNNING, FAILED = 2, 3, 1
 """Exit codes of commands: bad input, cluster not running or not reachable, a check or an operation failed."""
@@ -165,37 +173,120 @@ class Cluster:
 
 
 def load(folder: Path) -> Cluster:
-    """Read a cluster's folder. Raises ClusterError: no such folder, not a cluster's, another version,
-    damaged."""
+    """Read a cluster's folder. Raises ClusterError: no such folder, not a cluster's, another version, damaged (then every key that
+    is wrong is named)."""
     path = folder / CLUSTER_FILE
     if not folder.is_dir():
         raise ClusterError(f"{folder}: no such folder; make a cluster with `init {folder}`")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = read_toml(path)
     except FileNotFoundError:
         raise ClusterError(
             f"{folder}: not a cluster's folder (it has no {CLUSTER_FILE}); make one with `init`"
         ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ClusterError(f"{path}: cannot be read: {error}") from None
+    except ValueError as error:
+        raise ClusterError(f"{path}: {error}") from None
     version = values.get("version")
     if version != VERSION:
-        raise ClusterError(f"{path}: has version {version!r}, this program reads version {VERSION}")
+        raise ClusterError(f"{path}: has version {shown(version)}, this program reads version {VERSION}")
+    problems: list[str] = []
     try:
-        return Cluster(
-            folder=folder.resolve(),
-            cluster=str(values["cluster"]),
-            machine=str(values["machine"]),
-            base_port=int(values["base_port"]),
-            nodes=tuple(Place(**node) for node in values["nodes"]),
-            links=tuple((link["from"], link["to"], int(link["port"])) for link in values["links"]),
-            settings={
-                name: values[name] for name in ("timing", "limits", "storage", "log") if name in values
-            },
-            network=str(values.get("network", RELAY)),
-            protocol=str(values.get("protocol", RAFT)),
-            stop=int(values.get("stop", 0)),
-            lie=int(values.get("lie", 0)),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ClusterError(f"{path}: damaged or edited by hand: {type(error).__name__} {error}") from None
+        found = _cluster(folder.resolve(), values, problems)
+    except ValueError:  # an integer of so many digits that no message can show it
+        problems.append("a number in it has too many digits")
+    if problems:
+        raise ClusterError(f"{path}: damaged or edited by hand: {'; '.join(problems)}")
+    return found
+
+
+def _cluster(folder: Path, values: dict[str, Any], problems: list[str]) -> Cluster:
+    """What the file says; once there are problems, it does not count."""
+    alone = values.get("links") == []  # as it is written for a single node
+    top = Table({key: value for key, value in values.items() if not (alone and key == "links")}, problems)
+    top.integer("version", VERSION, VERSION, VERSION)
+    nodes = tuple(_place(table) for table in top.tables("nodes"))
+    links = () if alone else tuple(_link(table) for table in top.tables("links"))
+    for name in SETTINGS:
+        top.table(name)
+    cluster = Cluster(
+        folder=folder,
+        cluster=_word(top, "cluster", certificates.is_cluster_id, certificates.CLUSTER_FORM),
+        machine=_word(top, "machine", config.MACHINES.__contains__, " or ".join(config.MACHINES)),
+        base_port=_port(top, "base_port"),
+        nodes=nodes,
+        links=links,
+        settings={name: values[name] for name in SETTINGS if name in values},
+        network=top.choice("network", NETWORKS, RELAY),
+        protocol=top.choice("protocol", config.PROTOCOLS, RAFT),
+        stop=top.integer("stop", 0, 0, len(nodes)),
+        lie=top.integer("lie", 0, 0, len(nodes)),
+    )
+    top.finish()
+    if not problems:
+        problems += _disagreements(cluster)
+    return cluster
+
+
+def _place(table: Table) -> Place:
+    place = Place(
+        id=_word(table, "id", certificates.is_name, certificates.NAME_FORM),
+        domain=_word(table, "domain", certificates.is_name, certificates.NAME_FORM),
+        listen=_port(table, "listen"),
+        http=_port(table, "http"),
+        client_port=_port(table, "client_port"),
+        http_port=_port(table, "http_port"),
+        key=table.text("key", ""),
+        lies=table.text("lies", ""),
+    )
+    table.finish()
+    return place
+
+
+def _link(table: Table) -> tuple[str, str, int]:
+    link = (table.text("from"), table.text("to"), _port(table, "port"))
+    table.finish()
+    return link
+
+
+def _word(table: Table, key: str, accepts: Callable[[str], bool], form: str) -> str:
+    word: str = table.text(key)
+    if word and not accepts(word):
+        table.problem(key, f"{shown(word)} has a wrong form; it must be {form}")
+    return word
+
+
+def _port(table: Table, key: str) -> int:
+    port = table.integer(key, 0, LEAST_PORT, LAST_PORT)
+    if not table.has(key):
+        table.problem(key, "is missing")
+    return port
+
+
+def _disagreements(cluster: Cluster) -> list[str]:
+    """What is wrong with values that are right each on its own."""
+    names = [place.id for place in cluster.nodes]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        return [f"nodes: two are called {', '.join(twice)}"]
+    dealt = Counter(port for _, _, port in cluster.links)
+    for place in cluster.nodes:
+        dealt.update((place.listen, place.http, place.client_port, place.http_port))
+    found = []
+    if several := sorted(port for port, count in dealt.items() if count > 1):
+        found.append(f"nodes, links: port {', '.join(map(str, several))} is given more than once")
+    pairs = sorted((one, other) for one in names for other in names if one != other)
+    if sorted((one, other) for one, other, _ in cluster.links) != pairs:
+        found.append("links: there must be one from each node to each other, and no more")
+    bft = cluster.protocol == BFT
+    keys = [place.id for place in cluster.nodes if bool(_KEY.fullmatch(place.key)) != bft]
+    if keys:
+        needed = "64 hexadecimal digits" if bft else "none, with the protocol raft"
+        found.append(f"nodes: the key of {', '.join(keys)} must be {needed}")
+    try:
+        naming.check(cluster.liars, names, cluster.lie if bft else None)
+        if bft:
+            cluster.committee()
+        elif cluster.stop or cluster.lie:
+            found.append(f"stop, lie: they go with the protocol {BFT}")
+    except (naming.LiarsError, CommitteeError) as error:
+        found.append(str(error))
+    return found

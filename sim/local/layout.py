@@ -36,6 +36,7 @@ from sim.local.folder import (
     CLUSTER_FILE,
     DEFAULT_CLIENT,
     FAILED,
+    LEAST_PORT,
     NAMESPACES,
     NETWORKS,
     NOT_RUNNING,
@@ -309,10 +310,10 @@ def find_ports(count: int) -> int:
 
 
 def _check_range(base: int, count: int) -> None:
-    if not 1024 <= base <= LAST_PORT + 1 - count:
+    if not LEAST_PORT <= base <= LAST_PORT + 1 - count:
         raise ClusterError(
             f"base port {base}: {count} consecutive ports are needed from there on, "
-            f"between 1024 and {LAST_PORT}"
+            f"between {LEAST_PORT} and {LAST_PORT}"
         )
 
 

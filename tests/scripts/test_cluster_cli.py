@@ -187,6 +187,40 @@ def test_a_command_without_a_cluster_says_how_to_start_one(tmp_path: Path) -> No
         assert "start one with `up`" in cli.inside(*command, code=3).stderr
 
 
+@pytest.mark.parametrize("text", ["notjson", "5", "[]", "[3]", "", "[" * 50_000])
+def test_a_node_command_that_is_none_is_refused_before_anything_is_made(tmp_path: Path, text: str) -> None:
+    done = Cli(tmp_path / "c").inside("up", "--node-command", text, "--json", code=2)
+    assert "must be a JSON list of texts" in json.loads(done.stdout)["error"]
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 99_999, "[]", "{", '{"pid": -1, "control": "x"}', '{"pid": "1", "control": "x"}', '{"pid": 5}'],
+)
+def test_a_supervisor_s_file_that_says_nothing_is_no_running_cluster(tmp_path: Path, text: str) -> None:
+    cli = Cli(tmp_path / "c")
+    cli.inside("init", "--nodes", "1", "--domains", "1")
+    (tmp_path / "c" / "supervisor.json").write_text(text)
+    assert "start one with `up`" in cli.inside("down", code=3).stderr
+
+
+def test_a_cluster_ends_even_if_its_file_can_no_longer_be_read(tmp_path: Path) -> None:
+    cli = Cli(tmp_path / "c")
+    cli.inside("init", "--nodes", "1", "--domains", "1")
+    up = json.loads(cli.inside("up", "--wait", "0", "--node-command", STANDIN, "--json").stdout)
+    (tmp_path / "c" / "cluster.toml").write_text("version = = 1")
+    assert "not TOML" in cli.inside("status", code=2).stderr
+    down = json.loads(cli.inside("down", "--json").stdout)
+    assert not any(map(is_alive, [*down["pids"], up["supervisor"]]))
+    assert "not TOML" in cli.inside("down", code=2).stderr
+
+
+def test_more_nodes_that_may_stop_than_there_are_is_said_in_plain_words(tmp_path: Path) -> None:
+    done = Cli(tmp_path / "c").inside("init", "--protocol", "bft", "--stop", "9", code=2)
+    assert "9 of 4 nodes may stop: none would be left to order the log" in done.stderr
+
+
 def test_an_audit_that_had_nothing_to_compare_is_no_success(tmp_path: Path) -> None:
     cli = Cli(tmp_path / "c")
     cli.inside("init", "--nodes", "2", "--domains", "2")

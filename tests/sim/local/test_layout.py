@@ -158,11 +158,65 @@ def test_load_says_what_is_wrong_with_a_folder(tmp_path: Path, made: layout.Clus
     for old, new, problem in (
         ("version = 1", "version = 9", "has version 9, this program reads version 1"),
         ("base_port", "bass_port", "damaged or edited by hand"),
-        ("version = 1", "version = = 1", "cannot be read"),
+        ("version = 1", "version = = 1", "not TOML: Invalid value"),
     ):
         (tmp_path / "cluster.toml").write_text(text.replace(old, new))
         with pytest.raises(ClusterError, match=problem):
             layout.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('network = "relay"', 'network = ""', "network: is ''; a text that is not empty"),
+        ('network = "relay"', 'network = "string"', "network: 'string' is not known; it must be 'relay' or 'namespaces'"),
+        ('network = "relay"', 'networks = "relay"', "networks: is not a known key; did you mean 'network'?"),
+        ('machine = "ranking"', 'machine = "nope"', "machine: 'nope' has a wrong form; it must be ranking or kv"),
+        ('machine = "ranking"', "", "machine: is missing"),
+        ('id = "n1"', 'id = "n2"', "nodes: two are called n2"),
+        ('id = "n1"', "id = []", "nodes[1].id: is an array; a text"),
+        ('id = "n1"', 'id = "../n1"', "nodes[1].id: '../n1' has a wrong form"),
+        ('domain = "A"', "domain = 5", "nodes[1].domain: is 5; a text"),
+        ("listen = ", 'listen = "x" # ', "nodes[1].listen: is 'x'; a whole number from 1024 to 65535"),
+        ("listen = ", "listen = -1 # ", "nodes[1].listen: is -1; it must be from 1024 to 65535"),
+        ("listen = ", "# ", "nodes[1].listen: is missing"),
+        ("http_port = ", "http_port = 0x" + "f" * 5_000 + " # ", "a number in it has too many digits"),
+        ("base_port = ", "base_port = " + "7" * 5_000, "not TOML: a number in it has too many digits"),
+        ("base_port = ", "x = " + "[" * 50_000, "not TOML: nested too deeply"),
+        ("version = 1", "version = 1\ntiming = 5", "timing: is 5; a table [timing] belongs here"),
+        ("version = 1", 'version = 1\nprotocol = "paxos"', "protocol: 'paxos' is not known"),
+        ("version = 1", "version = 1\nstop = 1", "stop, lie: they go with the protocol bft"),
+        ("version = 1", 'version = 1\nprotocol = "bft"', "the key of n1, n2, n3, n4, n5 must be 64 hexadecimal digits"),
+        ('domain = "A"', 'domain = "A"\nlies = "silent"', "with the raft protocol nodes are believed"),
+        ('to = "n2"', 'to = "n1"', "links: there must be one from each node to each other"),
+    ],
+)  # fmt: skip
+def test_a_value_that_nobody_wrote_so_is_named_with_its_place(
+    tmp_path: Path, made: layout.Cluster, old: str, new: str, words: str
+) -> None:
+    path = tmp_path / "cluster.toml"
+    text = (made.folder / "cluster.toml").read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ClusterError) as caught:
+        layout.load(tmp_path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert caught.value.code == layout.USAGE
+
+
+def test_a_port_given_twice_is_named(tmp_path: Path, made: layout.Cluster) -> None:
+    text = (made.folder / "cluster.toml").read_text()
+    one, other = made.nodes[0].listen, made.nodes[1].http
+    (tmp_path / "cluster.toml").write_text(text.replace(str(one), str(other)))
+    with pytest.raises(ClusterError, match=f"port {other} is given more than once"):
+        layout.load(tmp_path)
+
+
+def test_a_cluster_of_one_node_has_no_links(tmp_path: Path) -> None:
+    alone = layout.create(tmp_path / "c", nodes=1, domains=1, settings=SMALL)
+    assert layout.load(tmp_path / "c") == alone
+    assert alone.links == ()
 
 
 def test_a_domain_that_holds_a_quorum_is_warned_about(tmp_path: Path) -> None:
