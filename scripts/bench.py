@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -15,7 +15,7 @@ from node.io.config import PROTOCOLS
 from sim import command_line
 from sim.bench import apply as apply_bench
 from sim.bench import check as check_bench
-from sim.bench.cluster import BenchError, measure_cluster
+from sim.bench.cluster import BenchError, check_bytes, measure_cluster
 from sim.finite import Finite
 from sim.local.layout import ClusterError
 
@@ -23,6 +23,14 @@ console = Console()
 
 WIDTH = 110
 """Least width of tables, in characters: a heading cut short says nothing."""
+
+
+def fail(code: int, text: str, as_json: bool) -> NoReturn:
+    """Say what is wrong, in the form asked for, and exit."""
+    if as_json:
+        click.echo(json.dumps({"error": text}))
+    click.echo(f"bench: {text}", err=True)
+    sys.exit(code)
 
 
 def show_environment(environment: dict[str, Any]) -> None:
@@ -55,7 +63,7 @@ def main() -> None:
     type=click.IntRange(1, 256),
     help="interactions in a command; repeatable",
 )
-@click.option("--seed", default=1, show_default=True)
+@click.option("--seed", default=1, type=click.IntRange(0, 2**31 - 2), show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def apply_(interactions: int, batches: tuple[int, ...], seed: int, as_json: bool) -> None:
     """Interactions applied a second by the ranking machine on one core."""
@@ -98,7 +106,7 @@ def apply_(interactions: int, batches: tuple[int, ...], seed: int, as_json: bool
 )
 @click.option(
     "--folder",
-    type=click.Path(path_type=Path, exists=True),
+    type=click.Path(path_type=Path, exists=True, file_okay=False, writable=True),
     help="where the nodes' disks are (default: the temp folder)",
 )
 @click.option("--json", "as_json", is_flag=True)
@@ -113,6 +121,11 @@ def cluster(
 ) -> None:
     """Acknowledged updates a second and their latency: real processes, TLS, fsync, one session."""
     nodes = nodes or (4 if protocol == "bft" else 3)
+    in_flight = in_flight or (1, 1000)
+    try:
+        check_bytes(max(in_flight), size)
+    except BenchError as error:
+        fail(2, str(error), as_json)
     say = Console(stderr=True).print
     try:
         result = measure_cluster(
@@ -120,16 +133,23 @@ def cluster(
             protocol=protocol,
             size=size,
             seconds=seconds,
-            in_flight=in_flight or (1, 1000),
+            in_flight=in_flight,
             folder=folder,
             say=say,
         )
-    except (BenchError, ClusterError) as error:
-        click.echo(json.dumps({"error": str(error)}) if as_json else f"bench: {error}", err=not as_json)
-        sys.exit(1)
+    except (BenchError, ClusterError, OSError) as error:
+        fail(1, str(error), as_json)
     if as_json:
         click.echo(json.dumps(result, indent=2))
-        return
+    else:
+        show_cluster(result)
+    for problem in result["problems"]:
+        click.echo(f"bench: {problem}", err=True)
+    sys.exit(1 if result["problems"] else 0)
+
+
+def show_cluster(result: dict[str, Any]) -> None:
+    """The figures of `cluster` for people."""
     show_environment(result["environment"])
     settings = result["settings"]
     beside = dict.fromkeys(f"{load['nodes']} nodes ({load['protocol']})" for load in result["loads"])

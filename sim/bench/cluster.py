@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -44,10 +44,29 @@ from sim.local.process import NodeProcess
 
 START_S: Final = 30.0
 KEYS: Final = 10_000
+MOST_IN_FLIGHT: Final = 16 << 20
+"""Bytes of values in flight. With twice as many a node turns updates away, and what is measured is how the client waits."""
+MOST_READY: Final = 64 << 20
+"""Bytes of the values that the client holds ready, and that every node's machine comes to hold."""
 
 
 class BenchError(Exception):
     """The benchmark could not be made; the text says why."""
+
+
+def check_bytes(in_flight: int, size: int) -> None:
+    """Whether so many updates of `size` bytes may be in flight. Raises BenchError."""
+    if in_flight * size > MOST_IN_FLIGHT:
+        raise BenchError(
+            f"{in_flight} updates of {size} bytes are {in_flight * size / 1e6:.0f} MB in flight, and no more than "
+            f"{MOST_IN_FLIGHT / 1e6:.0f} MB go: with that size at most {MOST_IN_FLIGHT // size} updates, with so many at most "
+            f"{MOST_IN_FLIGHT // in_flight} bytes"
+        )
+
+
+def keys_for(size: int) -> int:
+    """How many keys are written: fewer where their values would not fit into `MOST_READY`."""
+    return min(KEYS, MOST_READY // size)
 
 
 @dataclass(slots=True)
@@ -200,6 +219,14 @@ class Plan:
     dark: bool = False
 
 
+@dataclass(slots=True)
+class Made:
+    """What was measured, and what could not be: one load that fails takes no figures of others with it."""
+
+    loads: list[Load] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
 async def _measure(
     folder: Path,
     members: tuple[config.Member, ...],
@@ -209,16 +236,19 @@ async def _measure(
     seconds: float,
     protocol: str,
     say: Callable[[str], None],
-) -> list[Load]:
+    made: Made,
+) -> None:
     value = os.urandom(size)
-    commands = [put(b"key-%010d" % number, value) for number in range(KEYS)]
-    loads = []
+    commands = [put(b"key-%010d" % number, value) for number in range(keys_for(size))]
     for plan in plans:
         words = f"{plan.in_flight} in flight for {seconds:g} s"
         words += ", one node dark" if plan.dark else ""
-        say(words + (", a signature for each" if plan.bundle == 1 else ""))
-        loads.append(await _one_load(folder, members, running, plan, commands, seconds, protocol))
-    return loads
+        words += ", a signature for each" if plan.bundle == 1 else ""
+        say(words)
+        try:
+            made.loads.append(await _one_load(folder, members, running, plan, commands, seconds, protocol))
+        except BenchError as error:
+            made.problems.append(f"{len(members)} nodes ({protocol}), {words}: {error}")
 
 
 async def _one_load(
@@ -252,7 +282,7 @@ async def _one_load(
                 client, plan.in_flight, seconds, min(2.0, seconds / 3), commands
             )
             if not latencies:
-                raise BenchError("no update was acknowledged")
+                raise BenchError(f"no update was acknowledged within {seconds:g} s; give it more --seconds")
             after = await client.status(asked)
             signed = client.writes.signatures - signatures if isinstance(client.writes, SignedWrites) else 0
         finally:
@@ -287,11 +317,14 @@ async def _one_load(
 def apply_cost_us(size: int, count: int = 50_000) -> float:
     """Microseconds that one update of this size costs the machine, sessions and chain aside, on one core."""
     state = ReplicatedState(KvMachine())
-    commands = [put(b"key-%010d" % (number % KEYS), bytes(size)) for number in range(count)]
+    written = keys_for(size)
     times = []
     for start in range(0, count, 1000):
+        # Made a thousand at a time: all of them would be gigabytes of the largest values.
+        numbers = range(start, start + 1000)
+        commands = [put(b"key-%010d" % (number % written), bytes(size)) for number in numbers]
         began = time.perf_counter()
-        state.machine.apply(commands[start : start + 1000])
+        state.machine.apply(commands)
         times.append((time.perf_counter() - began) * 1e6 / 1000)
     return round(statistics.median(times), 3)
 
@@ -319,16 +352,23 @@ def measure_cluster(
     folder: Path | None = None,
     say: Callable[[str], None] = lambda words: None,
 ) -> dict[str, Any]:
-    """Start a cluster, put it under load, take it down; with BFT, then one of Raft. Raises BenchError, ClusterError."""
+    """Start a cluster, put it under load, take it down; with BFT, then one of Raft. `problems` of the result: loads that
+    showed nothing. Raises BenchError if none showed anything, ClusterError, OSError."""
     most = max(in_flight)
+    check_bytes(most, size)
+    # Too few nodes to stand one that is dark: those loads are left out.
+    dark = [Plan(most, dark=True)] if nodes >= 4 else []
     plans = [Plan(count) for count in in_flight]
     if protocol == BFT:
-        plans += [Plan(most, dark=True), Plan(most, bundle=1)]
-    loads = _measure_one(nodes, protocol, plans, size, seconds, folder, say)
+        plans += [*dark, Plan(most, bundle=1)]
+    made = Made()
+    _measure_one(nodes, protocol, plans, size, seconds, folder, say, made)
     if protocol == BFT:
         peers = 2 * ((nodes - 1) // 3) + 1  # u of them may be dark, as in the committee
-        plans = [*(Plan(count) for count in in_flight), Plan(most, dark=True)]
-        loads += _measure_one(peers, RAFT, plans, size, seconds, folder, say)
+        plans = [*(Plan(count) for count in in_flight), *dark]
+        _measure_one(peers, RAFT, plans, size, seconds, folder, say, made)
+    if not made.loads:
+        raise BenchError("; ".join(made.problems))
     signed = {}
     if protocol == BFT:
         cost = verify_cost_us()
@@ -339,10 +379,12 @@ def measure_cluster(
         "environment": {**environment(), "cores": os.cpu_count(), "trio": metadata.version("trio"),
                         "load": [round(load, 2) for load in os.getloadavg()], "node": platform.node() and "loopback"},
         "settings": {"nodes": nodes, "protocol": protocol, "value_bytes": size, "durable": True, "tls": True, "sessions": 1,
-                     "machine": "kv", "timing": asdict(config.Timing()), "storage": "archive on, no power marks"},
+                     "machine": "kv", "keys": keys_for(size), "timing": asdict(config.Timing()),
+                     "storage": "archive on, no power marks"},
         "apply_us_per_update": apply_cost_us(size),
         **signed,
-        "loads": [asdict(load) for load in loads],
+        "loads": [asdict(load) for load in made.loads],
+        "problems": made.problems,
     }  # fmt: skip
 
 
@@ -354,7 +396,8 @@ def _measure_one(
     seconds: float,
     folder: Path | None,
     say: Callable[[str], None],
-) -> list[Load]:
+    made: Made,
+) -> None:
     home = Path(tempfile.mkdtemp(prefix="ridethrough-bench-", dir=folder))
     # Archives keep every byte written, so that bytes can be counted; no snapshot falls into the measurement otherwise.
     settings: dict[str, dict[str, Any]] = {"storage": {"archive": True}, "log": {"level": "warning"}}
@@ -363,11 +406,11 @@ def _measure_one(
         with processes(home, members) as running:
             say(f"starting {nodes} nodes ({protocol})")
             try:
-                return trio.run(_measure, home, members, running, plans, size, seconds, protocol, say)
+                trio.run(_measure, home, members, running, plans, size, seconds, protocol, say, made)
             except ClientError as error:
                 words = "; ".join(
                     f"{member.id}: {' '.join(p.tail())}" for member, p in zip(members, running, strict=True)
                 )
-                raise BenchError(f"{error}. The nodes' last words: {words}") from None
+                made.problems.append(f"{nodes} nodes ({protocol}): {error}. The nodes' last words: {words}")
     finally:
         shutil.rmtree(home, ignore_errors=True)

@@ -173,8 +173,8 @@ class Cluster:
 
 
 def load(folder: Path) -> Cluster:
-    """Read a cluster's folder. Raises ClusterError: no such folder, not a cluster's, another version, damaged (then every key that
-    is wrong is named)."""
+    """Read a cluster's folder. Raises ClusterError: no such folder, not a cluster's, another version, damaged (then every
+    key that is wrong is named)."""
     path = folder / CLUSTER_FILE
     if not folder.is_dir():
         raise ClusterError(f"{folder}: no such folder; make a cluster with `init {folder}`")
