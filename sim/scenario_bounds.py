@@ -37,7 +37,7 @@ TABLES: Final[Mapping[str, Mapping[str, Bounds]]] = {
     "cuts": {"at_s": (0, DAY), "dark_s": (0.01, HOUR)},
     "faults": {
         "at_s": (0, DAY), "for_s": (0.01, HOUR), "delay_ms": (0, 60_000), "jitter_ms": (0, 60_000),
-        "kbytes_per_s": (0, 1_000_000),
+        "kbytes_per_s": (0, 1_000_000_000),
     },
     "liars": {},
     "require": {

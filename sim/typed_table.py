@@ -16,6 +16,8 @@ Bounds = tuple[float, float]
 NO_BOUNDS: Final[Mapping[str, Bounds]] = MappingProxyType({})
 LARGEST_FILE: Final = 1 << 20
 """Bytes of a file that somebody wrote by hand."""
+MOST_DOTS: Final = 500
+"""In a line. Keys of thousands of parts keep the standard library's parser busy for minutes."""
 LONGEST_SHOWN: Final = 80
 """Characters of a wrong value in a message."""
 
@@ -56,6 +58,8 @@ def read_text(path: Path) -> str:
 
 def parse_toml(text: str) -> dict[str, Any]:
     """What a text in TOML says. Raises ValueError, whose text says what is wrong."""
+    if any(line.count(".") > MOST_DOTS for line in text.splitlines()):
+        raise ValueError("not TOML: nested too deeply")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -94,6 +94,7 @@ def test_the_default_cuts_every_domain_and_holds_quality_against_the_reference()
         (BFT + LIAR.replace("strategy", "startegy"), "unknown key 'startegy'; did you mean 'strategy'"),
         ("a = [", "not TOML"),
         ("x = " + "[" * 50_000, "not TOML: nested too deeply"),
+        (".".join("a" * 50_000) + " = 1", "not TOML: nested too deeply"),
         ("x = " + "7" * 5_000, "not TOML: a number in it has too many digits"),
         ("evaluate_last = 0x" + "f" * 5_000, "evaluate_last must be from 1 to 100000000, not what stands there"),
         ("x" * 5_000 + " = 1", "unknown key 'xxx"),
