@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import traceback
 from dataclasses import dataclass, field, replace
 
@@ -83,10 +82,7 @@ def prepare(request: Request) -> None:
     if key in _prepared:
         return
     for name in request.plugins:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise SubjectError(f"--plugin {name}: cannot import it: {error}") from None
+        subjects.bring(name, f"--plugin {name}".rstrip())
     for spec in request.faults:
         kind = subjects.load(spec, "fault")
         if not isinstance(kind, Kind):
@@ -106,7 +102,30 @@ def check(request: Request) -> None:
     known = [name for name in (options.kinds or catalogue.KINDS) if name not in options.without]
     if options.kinds and not known:
         raise FaultError("--without takes away every fault that --fault asks for")
-    World(request.plan(0))
+    possible(request, request.plan(0))
+
+
+def possible(request: Request, plan: Plan) -> None:
+    """Raise SubjectError or FaultError unless a world of the plan can be made."""
+    least = subjects.protocol(plan.protocol).least
+    if plan.nodes < least:
+        raise SubjectError(f"nodes: {plan.protocol} takes at least {least} nodes, not {plan.nodes}")
+    try:
+        World(plan)
+    except (SubjectError, FaultError):
+        raise
+    except Exception as error:
+        brought = [
+            *request.modules(),
+            *(spec for spec in (plan.protocol, plan.machine) if ":" in spec),
+            *plan.oracles,
+        ]
+        if not brought:
+            raise
+        raise SubjectError(
+            f"no world can be made with what was brought along ({', '.join(dict.fromkeys(brought))}): "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def play(request: Request, plan: Plan, trace: Trace | None = None) -> tuple[Result, World | None]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from sim.faults.catalogue import fitted
 from sim.faults.fault import Fault
 from sim.virtual.plan import Plan
 
@@ -89,7 +90,7 @@ def fewer(plan: Plan) -> Iterator[tuple[str, Plan]]:
             yield f"{clients} clients", replace(plan, clients=clients)
     for nodes in dict.fromkeys((3, plan.nodes - 2)):
         if 3 <= nodes < plan.nodes:
-            yield f"{nodes} nodes", replace(plan, nodes=nodes)
+            yield f"{nodes} nodes", replace(plan, nodes=nodes, schedule=fitted(plan.schedule, nodes))
 
 
 def plainer(plan: Plan) -> Iterator[tuple[str, Plan]]:

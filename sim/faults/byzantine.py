@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sim.byzantine.client_lies import STRATEGIES
 from sim.faults.kind import UNTIL_THE_END, FaultError, Kind, Params, Terrain
+from sim.faults.rules import NAME, one_of
 from sim.faults.running import Course, Running
 
 if TYPE_CHECKING:
@@ -37,4 +38,9 @@ def _draw(rng: Random, terrain: Terrain) -> Params:
     return {"node": rng.choice(terrain.liars or terrain.damageable), "variant": rng.choice(list(STRATEGIES))}
 
 
-KINDS: Final = (Kind("byzantine", "a node lies", _byzantine, _draw, variants=tuple(STRATEGIES), lies=True),)
+KINDS: Final = (
+    Kind(
+        "byzantine", "a node lies", _byzantine, _draw, variants=tuple(STRATEGIES), lies=True,
+        params={"node": NAME, "variant": one_of(*STRATEGIES)},
+    ),
+)  # fmt: skip

@@ -6,6 +6,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from sim.faults.kind import UNTIL_THE_END, Kind, Params, Terrain
+from sim.faults.rules import NOW_AND_THEN, NUMBER, RATES_OF_CLOCKS, WAIT
 from sim.faults.running import Course, Running
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ def _draw_jump(rng: Random, terrain: Terrain) -> Params:
 
 
 KINDS: Final = (
-    Kind("drift", "clocks run too fast or too slow", _drift, _draw_drift),
-    Kind("jump", "a clock skips ahead, once or again and again", _jump, _draw_jump),
-)
+    Kind("drift", "clocks run too fast or too slow", _drift, _draw_drift, params={"ppm": RATES_OF_CLOCKS}),
+    Kind(
+        "jump", "a clock skips ahead, once or again and again", _jump, _draw_jump,
+        params={"node": NUMBER, "ahead": WAIT, "every": NOW_AND_THEN},
+    ),
+)  # fmt: skip

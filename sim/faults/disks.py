@@ -7,6 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from sim.faults.kind import UNTIL_THE_END, Kind, Params, Terrain
+from sim.faults.rules import FLAG, NODE, SHARE, WAIT, one_of, optional, whole
 from sim.faults.running import Course, Running
 from sim.virtual.disk_faults import (
     DiskFault,
@@ -206,26 +207,37 @@ def _draw_memory(rng: Random, terrain: Terrain) -> Params:
     return {"node": rng.choice(terrain.damageable), "rest": rest, "leader": rng.random() < 0.3}
 
 
+_ERROR: Final = {"node": NODE, "rate": SHARE, "restart": optional(FLAG)}
+
 KINDS: Final = (
-    Kind("disk stall", "no sync returns", _stall, _draw_stall),
-    Kind("disk slow", "every sync takes long", _slow, _draw_slow),
+    Kind("disk stall", "no sync returns", _stall, _draw_stall, params={"node": NODE, "journal": optional(FLAG)}),
+    Kind("disk slow", "every sync takes long", _slow, _draw_slow, params={
+        "node": NODE, "times": whole(1, 1_000_000),
+    }),
     Kind(
         "write error", "writes fail with EIO",
-        _lay(lambda run, host: WriteError(run.rng, run.fault.params["rate"], by=run.bite)), _draw_error,
+        _lay(lambda run, host: WriteError(run.rng, run.fault.params["rate"], by=run.bite)), _draw_error, params=_ERROR,
     ),
     Kind(
         "sync error", "an fsync fails, and what was dirty is gone",
-        _lay(lambda run, host: SyncError(run.rng, run.fault.params["rate"], by=run.bite)), _draw_error,
+        _lay(lambda run, host: SyncError(run.rng, run.fault.params["rate"], by=run.bite)), _draw_error, params=_ERROR,
     ),
     Kind(
         "read error", "reads fail with EIO when a node starts",
         _lay(lambda run, host: ReadError(run.rng, run.fault.params["rate"], by=run.bite)), _draw_read_error,
+        params=_ERROR,
     ),
-    Kind("full disk", "ENOSPC: there is no room left", _lay(_full), _draw_full),
-    Kind("rot", "bits flip in what was synced", _rot, _draw_rot, variants=ROTTING, damages=True),
-    Kind("memory", "a state diverges from the log", _memory, _draw_memory, damages=True),
+    Kind("full disk", "ENOSPC: there is no room left", _lay(_full), _draw_full, params={
+        "node": NODE, "room": whole(0, 1 << 40),
+    }),
+    Kind("rot", "bits flip in what was synced", _rot, _draw_rot, variants=ROTTING, damages=True, params={
+        "node": NODE, "variant": one_of(*ROTTING),
+    }),
+    Kind("memory", "a state diverges from the log", _memory, _draw_memory, damages=True, params={
+        "node": NODE, "rest": WAIT, "leader": optional(FLAG),
+    }),
     Kind(
         "misdirected write", "a write of a snapshot lands at another place", _lay(_misdirected), _draw_misdirected,
-        damages=True,
+        damages=True, params={"node": NODE, "rate": SHARE},
     ),
 )  # fmt: skip

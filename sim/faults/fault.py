@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from sim.edited import read_json, shown
 
 
 @dataclass(slots=True, frozen=True)
@@ -48,29 +49,34 @@ def decode(rows: Any, where: str = "schedule") -> list[Fault]:
         raise ScheduleError(f"{where}: expected a list of faults")
     faults = []
     for place, row in enumerate(rows):
-        here = f"{where}: fault {place}"
+        here = f"{where}[{place}]"
         if not isinstance(row, dict):
             raise ScheduleError(f"{here}: expected an object with number, kind, at, until, params")
         unknown = sorted(set(row) - {"number", "kind", "at", "until", "params"})
         if unknown:
-            raise ScheduleError(f"{here}: unknown key {unknown[0]!r}")
+            raise ScheduleError(f"{here}: unknown key {shown(unknown[0])}")
         at, until = row.get("at"), row.get("until", row.get("at"))
         number, kind, params = row.get("number", place), row.get("kind"), row.get("params", {})
         if type(at) is not int or type(until) is not int or not 0 <= at <= until:
             raise ScheduleError(
-                f"{here}: at and until are microseconds, 0 <= at <= until, not {at!r}, {until!r}"
+                f"{here}: at and until are microseconds, 0 <= at <= until, not {shown(at)}, {shown(until)}"
             )
         if type(number) is not int or type(kind) is not str or not isinstance(params, dict):
             raise ScheduleError(f"{here}: number is an integer, kind a text, params an object")
         faults.append(Fault(number, kind, at, until, params))
-    if len({fault.number for fault in faults}) != len(faults):
-        raise ScheduleError(f"{where}: two faults have the same number")
+    seen: set[int] = set()
+    for place, fault in enumerate(faults):
+        if fault.number in seen:
+            raise ScheduleError(f"{where}[{place}]: two faults have the same number, {shown(fault.number)}")
+        seen.add(fault.number)
     return faults
 
 
 def loads(text: str, where: str = "schedule") -> list[Fault]:
     """Read a schedule from JSON text. Raises ScheduleError."""
     try:
-        return decode(json.loads(text), where)
-    except json.JSONDecodeError as error:
-        raise ScheduleError(f"{where}: not JSON: {error}") from None
+        return decode(read_json(text), where)
+    except ScheduleError:
+        raise
+    except ValueError as error:
+        raise ScheduleError(f"{where}: not JSON that can be used: {error}") from None

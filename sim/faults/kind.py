@@ -16,6 +16,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 from consensus.core import NEVER
+from sim.faults.rules import Rules
 from sim.faults.running import Course, Running
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Terrain:
 @dataclass(slots=True, frozen=True)
 class Kind:
     """A kind of fault. `damages`: it may cost a node its disk for good. `lies`: it makes a node
-    lie. `variants`: what it is counted by, one at a time."""
+    lie. `variants`: what it is counted by, one at a time. `params`: what its parameters may be, by name; None: they are not
+    checked."""
 
     name: str
     title: str
@@ -56,3 +58,4 @@ class Kind:
     variants: tuple[str, ...] = ()
     damages: bool = False
     lies: bool = False
+    params: Rules | None = None

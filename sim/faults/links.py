@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sim.faults import shapes
 from sim.faults.kind import UNTIL_THE_END, Kind, Params, Terrain
+from sim.faults.rules import LINKS, LOW, NOW_AND_THEN, NUMBER, PACE, SHAPE, SHARE, WAIT, Rules, optional
 from sim.faults.running import Course, Running
 from sim.faults.shapes import Setting
 from sim.virtual.network import OUTSIDE, Condition, Link
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
 def setting(world: World) -> Setting:
     """What a shape is drawn for, as the world is now."""
-    return Setting(
-        world.names, world.leader(), {name: path.split("/")[1] for name, path in world.power.paths.items()}
-    )
+    # The second part of a path; a tree may be flatter than that.
+    domains = {name: (path.split("/")[1:] or [path])[0] for name, path in world.power.paths.items()}
+    return Setting(world.names, world.leader(), domains)
 
 
 # ------------------------------------------------------------------------------------------------------------ partitions
@@ -204,23 +205,31 @@ def _draw_jam(rng: Random, terrain: Terrain) -> Params:
     return {"node": rng.randrange(len(terrain.nodes)), "on": on, "off": rng.randrange(5_000, 150_000)}
 
 
-def _kind(name: str, title: str, course: Any, draw: Any, **more: Any) -> Kind:
-    return Kind(name, title, course, draw, **more)
+def _kind(name: str, title: str, course: Any, draw: Any, params: Rules, **more: Any) -> Kind:
+    return Kind(name, title, course, draw, params=params, **more)
 
+
+_SHARE: Final = {"links": optional(LINKS), "rate": optional(SHARE)}
+_LATE: Final = {**_SHARE, "low": optional(LOW), "high": optional(WAIT)}
 
 KINDS: Final = (
     _kind(
         "partition", "links between members are cut, in one of the shapes", _partition, _draw_partition,
+        {"shape": SHAPE, "deaf": optional(NUMBER), "again": optional(NOW_AND_THEN)},
         variants=tuple(shapes.names()),
     ),
-    _kind("loss", "messages are lost", _condition("loss"), _rates(0.02, 0.4)),
-    _kind("delay", "messages are late", _condition("delay"), _draw_delay),
-    _kind("duplicate", "messages arrive twice, the second time late", _condition("duplicate"), _draw_duplicate),
-    _kind("reorder", "messages overtake each other", _condition("reorder"), _draw_reorder),
-    _kind("corrupt", "bits of messages flip", _condition("corrupt"), _rates(0.01, 0.2)),
+    _kind("loss", "messages are lost", _condition("loss"), _rates(0.02, 0.4), _SHARE),
+    _kind("delay", "messages are late", _condition("delay"), _draw_delay, _LATE),
+    _kind("duplicate", "messages arrive twice, the second time late", _condition("duplicate"), _draw_duplicate,
+    _LATE),
+    _kind("reorder", "messages overtake each other", _condition("reorder"), _draw_reorder, _LATE),
+    _kind("corrupt", "bits of messages flip", _condition("corrupt"), _rates(0.01, 0.2), _SHARE),
     _kind("capacity", "a link carries few messages, and drops what does not fit its queue", _condition("capacity"),
-    _draw_capacity),
-    _kind("clog", "links keep everything until they are unclogged", _clog, lambda rng, terrain: {"links": _draw_links(rng)}),
-    _kind("swizzle", "half the nodes are clogged one by one, and unclogged in another order", _swizzle, _draw_swizzle),
-    _kind("jam", "what a node sends comes in bursts, with silence between", _jam, _draw_jam),
+    _draw_capacity, {"links": optional(LINKS), "low": optional(WAIT), "high": optional(WAIT)}),
+    _kind("clog", "links keep everything until they are unclogged", _clog, lambda rng, terrain: {"links": _draw_links(rng)},
+    {"links": optional(LINKS)}),
+    _kind("swizzle", "half the nodes are clogged one by one, and unclogged in another order", _swizzle, _draw_swizzle,
+    {"step": WAIT}),
+    _kind("jam", "what a node sends comes in bursts, with silence between", _jam, _draw_jam,
+    {"node": NUMBER, "on": PACE, "off": PACE}),
 )  # fmt: skip

@@ -7,6 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from sim.faults.kind import UNTIL_THE_END, Kind, Params, Terrain
+from sim.faults.rules import one_of, whole
 from sim.faults.running import Course, Running
 from sim.virtual.network import Condition
 
@@ -70,11 +71,19 @@ def _deaf(world: World, running: Running) -> Course:
 
 
 KINDS: Final = (
-    Kind("storm", "clients behave badly", _storm, _draw_storm, variants=STORMS),
+    Kind(
+        "storm",
+        "clients behave badly",
+        _storm,
+        _draw_storm,
+        variants=STORMS,
+        params={"variant": one_of(*STORMS)},
+    ),
     Kind(
         "deaf client",
         "a client reads nothing for a while",
         _deaf,
         lambda rng, terrain: {"client": rng.randrange(8)},
+        params={"client": whole(0, 63)},
     ),
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from node.disk import Append, Create, Remove, Rename, Sync, SyncDirectory, Truncate
 from sim.faults.kind import UNTIL_THE_END, Kind, Params, Terrain
+from sim.faults.rules import FLAG, NAME, NUMBER_OR_LEADER, PACE, PLACE, WAIT, one_of, optional, whole
 from sim.faults.running import Course, Running
 from sim.virtual.disk import Handler, MemoryDisk
 from sim.virtual.disk_faults import DiskFault
@@ -353,19 +354,33 @@ def _gone(world: World, running: Running) -> Course:
     running.bite("gone")
 
 
+_NODE: Final = {"node": NUMBER_OR_LEADER}
+
 KINDS: Final = (
-    Kind("outage", "a place of the power tree goes dark", _outage, _draw_outage),
-    Kind("flap", "the power of a place comes and goes", _flap, _draw_flap),
-    Kind("rolling", "one place after the other goes dark", _rolling, _draw_rolling),
+    Kind("outage", "a place of the power tree goes dark", _outage, _draw_outage, params={
+        "place": PLACE, "wait": optional(WAIT), "stagger": optional(WAIT), "reverse": optional(FLAG),
+    }),
+    Kind("flap", "the power of a place comes and goes", _flap, _draw_flap, params={
+        "place": PLACE, "off": PACE, "on": PACE,
+    }),
+    Kind("rolling", "one place after the other goes dark", _rolling, _draw_rolling, params={
+        "level": whole(0, 31), "dark": WAIT, "gap": WAIT,
+    }),
     Kind(
         "blackout", "everything goes dark at once", _blackout,
-        lambda rng, terrain: {"stagger": rng.choice((0, 30_000, 250_000))},
+        lambda rng, terrain: {"stagger": rng.choice((0, 30_000, 250_000))}, params={"stagger": WAIT},
     ),
-    Kind("kill", "a process dies and is started again", _kill, _draw_kill),
-    Kind("trap", "a process dies between a write, its sync and the messages", _trap, _draw_trap, variants=TRAPS),
-    Kind("leave", "a node is stopped in order and started again", _leave, _draw_leave),
-    Kind("pause", "a process stands still and goes on", _pause, _draw_pause),
-    Kind("slow", "a processor is slow", _slow, _draw_slow),
-    Kind("wipe", "a node comes back with an empty disk", _wipe, _draw_wipe, damages=True),
-    Kind("gone", "a node never returns", _gone, _draw_wipe, damages=True),
+    Kind("kill", "a process dies and is started again", _kill, _draw_kill, params={
+        **_NODE, "times": whole(1, 1_000), "rest": WAIT,
+    }),
+    Kind("trap", "a process dies between a write, its sync and the messages", _trap, _draw_trap, variants=TRAPS, params={
+        **_NODE, "variant": one_of(*TRAPS), "how": one_of("power", "kill"), "rest": WAIT, "again": FLAG,
+    }),
+    Kind("leave", "a node is stopped in order and started again", _leave, _draw_leave, params={
+        **_NODE, "linger": WAIT, "rest": WAIT,
+    }),
+    Kind("pause", "a process stands still and goes on", _pause, _draw_pause, params={**_NODE, "on": PACE, "off": WAIT}),
+    Kind("slow", "a processor is slow", _slow, _draw_slow, params={**_NODE, "cost": whole(1, 10_000_000)}),
+    Kind("wipe", "a node comes back with an empty disk", _wipe, _draw_wipe, damages=True, params={"node": NAME}),
+    Kind("gone", "a node never returns", _gone, _draw_wipe, damages=True, params={"node": NAME}),
 )  # fmt: skip

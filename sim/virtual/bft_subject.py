@@ -123,6 +123,7 @@ BFT = ProtocolSubject(
     "bft",
     make,
     BFT_ORACLES,
+    least=2,
     quorum=quorum,
     budget=budget,
     liars=liars,

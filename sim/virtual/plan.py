@@ -7,12 +7,18 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from sim import edited
+from sim.edited import shown, whole
 from sim.faults import fault
 from sim.faults.fault import Fault, ScheduleError
+from sim.faults.rules import MOST_US
 from sim.virtual.client import Load
 from sim.virtual.network import Weather
+from sim.virtual.plan_rules import objection
 
 FORMAT: Final = 1
+MOST_NUMBER: Final = 1 << 62
+"""Of a fault."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -65,30 +71,36 @@ def dumps(plan: Plan) -> str:
 
 
 def loads(text: str, where: str = "plan") -> Plan:
-    """Read what `dumps` wrote and a person may have edited. Raises ScheduleError."""
+    """Read what `dumps` wrote and a person may have edited. Parameters of faults are not looked at: whoever makes a world of
+    the plan does. Raises ScheduleError, with the place."""
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ScheduleError(f"{where}: not JSON: {error}") from None
-    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+        values = edited.read_json(text)
+    except ValueError as error:
+        raise ScheduleError(f"{where}: not JSON that can be used: {error}") from None
+    given = values.pop("format", None) if isinstance(values, dict) else None
+    if type(given) is not int or given != FORMAT:
         raise ScheduleError(
             f"{where}: not a plan of format {FORMAT}; `partition.py replay SEED --save FILE` writes one"
         )
     known = {item.name for item in dataclasses.fields(Plan)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ScheduleError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
-    if type(values.get("seed")) is not int:
-        raise ScheduleError(f"{where}: seed must be an integer")
-    try:
-        values["schedule"] = tuple(fault.decode(values.get("schedule", []), f"{where}: schedule"))
-        for name, kind in (("weather", Weather), ("load", Load)):
-            if name in values:
-                parts = {key: tuple(v) if isinstance(v, list) else v for key, v in values[name].items()}
-                values[name] = kind(**parts)  # type: ignore[arg-type]
-        for name in ("domains", "oracles", "committee"):
-            if values.get(name) is not None:
-                values[name] = tuple(values[name])
-        return Plan(**values)
-    except (TypeError, AttributeError) as error:
-        raise ScheduleError(f"{where}: {error}") from None
+        raise ScheduleError(f"{where}: unknown key {shown(unknown[0])}; known: {', '.join(sorted(known))}")
+    if "seed" not in values:
+        raise ScheduleError(f"{where}: seed: it is missing")
+    wrong = objection(values)
+    if wrong:
+        raise ScheduleError(f"{where}: {wrong}")
+    values["schedule"] = tuple(fault.decode(values.get("schedule", []), f"{where}: schedule"))
+    for place, one in enumerate(values["schedule"]):
+        late = whole(0, MOST_US)(one.until) or whole(-MOST_NUMBER, MOST_NUMBER)(one.number)
+        if late:
+            raise ScheduleError(f"{where}: schedule[{place}]: {late}")
+    for name, kind in (("weather", Weather), ("load", Load)):
+        if name in values:
+            parts = {key: tuple(v) if isinstance(v, list) else v for key, v in values[name].items()}
+            values[name] = kind(**parts)  # type: ignore[arg-type]
+    for name in ("domains", "oracles", "committee"):
+        if values.get(name) is not None:
+            values[name] = tuple(values[name])
+    return Plan(**values)

@@ -73,6 +73,8 @@ class ProtocolSubject:
     name: str
     make: Callable[[NodeId, Sequence[NodeId], Random, Plan], Core]
     oracles: tuple[type[Oracle], ...] = ()
+    least: int = 1
+    """A run makes no sense with fewer nodes."""
     vital: int = 0
     """The first so many nodes must be there for progress, and keep their disks; the others are any minority's."""
     quorum: Callable[[int], int] = majority_of
@@ -174,9 +176,21 @@ def protocol(spec: str) -> ProtocolSubject:
     found = load(spec, "protocol", "raft")
     if isinstance(found, ProtocolSubject):
         return found
+    if not callable(found):
+        raise SubjectError(
+            f"protocol {spec!r}: `{spec.partition(':')[2]}(node, members, rng)` must give a consensus.core.Core, and this is a "
+            f"{type(found).__name__}"
+        )
 
     def make(node: NodeId, members: Sequence[NodeId], rng: Random, plan: Plan) -> Core:
-        core: Core = found(node, members, rng)
+        try:
+            core: Core = found(node, members, rng)
+        except TypeError as error:
+            raise SubjectError(
+                f"protocol {spec!r} cannot be made with (node, members, rng): {error}"
+            ) from error
+        if not hasattr(core, "observe"):
+            raise SubjectError(f"protocol {spec!r}: a {type(core).__name__} is no consensus.core.Core")
         return core
 
     return ProtocolSubject(spec, make, vital=getattr(found, "vital", 0))
@@ -195,12 +209,37 @@ def machine(spec: str) -> MachineSubject:
     found = load(spec, "machine", "kv")
     if isinstance(found, MachineSubject):
         return found
-    if not hasattr(found, "workload"):
+    if not callable(found) or not hasattr(found, "workload"):
         raise SubjectError(
             f"{spec}: a machine needs `workload(client: str, rng: Random)` that gives an object with "
             "`command(session, seq)` and `query()`, or must be a sim.virtual.subjects.MachineSubject"
         )
     return MachineSubject(spec, found, found.workload)
+
+
+def oracle(spec: str) -> type[Oracle]:
+    """The oracle that `module:Class` names. Raises SubjectError."""
+    found = load(spec, "oracle")
+    if not isinstance(found, type) or not issubclass(found, Oracle):
+        raise SubjectError(
+            f"oracle {spec!r}: it must be a class derived from sim.oracles.oracle.Oracle, not a {type(found).__name__}"
+            + (f" {found.__name__}" if isinstance(found, type) else "")
+        )
+    return found
+
+
+def bring(module: str, what: str) -> Any:
+    """Import a module that somebody has named. Raises SubjectError, whatever it is that goes wrong in it."""
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise SubjectError(f"{what}: {module!r} is not the name of a module")
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise SubjectError(f"{what}: cannot import {module}: {error}") from None
+    except (Exception, SystemExit) as error:
+        raise SubjectError(
+            f"{what}: cannot import {module}, it raised {type(error).__name__}: {error}"
+        ) from error
 
 
 def load(spec: str, what: str, builtin: str = "") -> Any:
@@ -212,10 +251,7 @@ def load(spec: str, what: str, builtin: str = "") -> Any:
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise SubjectError(f"{what} {spec!r}: cannot import {module}: {error}") from None
+    found = bring(module, f"{what} {spec!r}")
     if not hasattr(found, name):
         there = [
             key for key, value in vars(found).items() if inspect.isclass(value) and value.__module__ == module

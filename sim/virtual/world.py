@@ -24,7 +24,7 @@ from node.replica import Settings
 from sim.check.history import Operation
 from sim.faults import catalogue
 from sim.faults.fault import Fault
-from sim.faults.kind import UNTIL_THE_END
+from sim.faults.kind import UNTIL_THE_END, Terrain
 from sim.faults.running import Running
 from sim.oracles.committed import CommittedLog
 from sim.oracles.oracle import Oracle, Violation, hooks
@@ -146,9 +146,10 @@ class World:
         self.core_error = ""
         self.phase = "faults"
 
-        catalogue.check(plan.schedule)
+        self.terrain = Terrain(self.names, self.power.places(), self.names)
+        catalogue.check(plan.schedule, self.terrain)
         kinds = [*STANDARD, *self.protocol.oracles]
-        kinds += [subjects.load(spec, "oracle") for spec in plan.oracles]
+        kinds += [subjects.oracle(spec) for spec in plan.oracles]
         if not any(hasattr(kind, "log") for kind in kinds):
             kinds.append(CommittedLog)
         self.oracles: list[Oracle] = [kind(self) for kind in kinds]
@@ -261,7 +262,7 @@ class World:
 
     def inject(self, fault: Fault) -> Running:
         """Begin a fault now, whatever its times say; `calm` ends it."""
-        catalogue.check([fault])
+        catalogue.check([fault], self.terrain)
         running = Running(self, fault)
         self.running.append(running)
         self._begin(running)

@@ -115,6 +115,38 @@ def test_modules_that_are_brought_along_belong_to_the_fingerprint(
         (Request(Options(oracles=("sim.oracles.standard:Nothing",))), SubjectError, "Nothing"),
         (Request(plugins=("nowhere_at_all",)), SubjectError, "--plugin nowhere_at_all"),
         (Request(faults=("picky_oracle:NobodyDies",)), SubjectError, "expected a sim.faults.kind.Kind"),
+        (Request(Options(protocol="bft", nodes=1)), SubjectError, "bft takes at least 2 nodes, not 1"),
+        (Request(Options(protocol="os:path")), SubjectError, "this is a module"),
+        (
+            Request(Options(protocol="json:JSONDecoder")),
+            SubjectError,
+            r"cannot be made with \(node, members, rng\)",
+        ),
+        (
+            Request(Options(protocol="collections:namedtuple")),
+            SubjectError,
+            "protocol 'collections:namedtuple'",
+        ),
+        (Request(Options(protocol="..:x")), SubjectError, "'..' is not the name of a module"),
+        (
+            Request(Options(oracles=("json:JSONDecoder",))),
+            SubjectError,
+            "derived from sim.oracles.oracle.Oracle",
+        ),
+        (Request(Options(oracles=("sim.virtual.plan:Plan",))), SubjectError, "not a type Plan"),
+        (Request(Options(machine="brought_badly:Machine")), SubjectError, "it raised ZeroDivisionError"),
+        (
+            Request(plugins=("brought_badly",)),
+            SubjectError,
+            "--plugin brought_badly: .*it raised ZeroDivisionError",
+        ),
+        (Request(plugins=("..",)), SubjectError, r"--plugin \.\.: '\.\.' is not the name of a module"),
+        (Request(plugins=("",)), SubjectError, "--plugin: '' is not the name of a module"),
+        (
+            Request(Options(oracles=("brought_badly_too:Unmade",))),
+            SubjectError,
+            "no world can be made with what was brought",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_runs(

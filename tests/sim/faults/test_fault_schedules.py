@@ -52,8 +52,8 @@ GOOD: dict[str, Any] = {"number": 1, "kind": "kill", "at": 5, "until": 9, "param
     ("rows", "words"),
     [
         ({}, "expected a list of faults"),
-        (["kill"], "fault 0: expected an object"),
-        ([GOOD | {"when": 3}], "fault 0: unknown key 'when'"),
+        (["kill"], r"\[0\]: expected an object"),
+        ([GOOD | {"when": 3}], r"\[0\]: unknown key 'when'"),
         ([GOOD | {"at": 10}], "0 <= at <= until, not 10, 9"),
         ([GOOD | {"at": -1}], "0 <= at"),
         ([GOOD | {"at": 0.5}], "microseconds"),
@@ -62,16 +62,16 @@ GOOD: dict[str, Any] = {"number": 1, "kind": "kill", "at": 5, "until": 9, "param
         ([GOOD | {"params": []}], "params an object"),
         ([GOOD | {"number": "1"}], "number is an integer"),
         ([GOOD, GOOD], "two faults have the same number"),
-        ([GOOD, {"kind": "kill"}], "fault 1: at and until"),
+        ([GOOD, {"kind": "kill"}], r"\[1\]: at and until"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_its_place(rows: Any, words: str) -> None:
-    with pytest.raises(ScheduleError, match=f"my file: .*{words}|my file: {words}"):
+    with pytest.raises(ScheduleError, match=f"my file.*{words}"):
         decode(rows, "my file")
 
 
 def test_text_that_is_no_json_is_refused_with_the_place_in_it() -> None:
-    with pytest.raises(ScheduleError, match=r"my file: not JSON: .*line 2"):
+    with pytest.raises(ScheduleError, match=r"my file: not JSON .*line 2"):
         loads("[\n{]", "my file")
 
 

@@ -127,8 +127,12 @@ def test_no_more_nodes_lie_than_the_committee_stands() -> None:
 
 
 def test_a_strategy_that_is_none_and_a_protocol_without_liars_are_refused() -> None:
-    with pytest.raises(SubjectError, match="no strategy 'charm' of liars; known: silent"):
+    with pytest.raises(FaultError, match=r"schedule\[0\]\.params\.variant: 'charm' is none of silent"):
         run(lying("charm"))
+    world = World(QUICK)
+    assert world.protocol.liar is not None
+    with pytest.raises(SubjectError, match="no strategy 'charm' of liars; known: silent"):
+        world.protocol.liar(world, "n1", "charm", Random(1))
     with pytest.raises(FaultError, match="nobody who takes part in raft may lie"):
         World(dataclasses.replace(QUICK, protocol="raft", timing={}, schedule=(lying("silent"),))).run()
     with pytest.raises(SubjectError, match="unknown 'hop'; BFT knows"):

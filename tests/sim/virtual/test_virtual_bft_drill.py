@@ -277,7 +277,7 @@ def test_a_committee_that_stands_more_that_stop_and_fewer_that_lie_is_the_one_as
     verdict = run(plan, tmp_path / "run")
     assert exit_code(verdict) == PASSED, explained(verdict)
     assert max(verdict["write_outage_ms"]) < 1000
-    asked = drill.plan_of(plan, 1, {})
+    asked = drill.plan_of(plan, 1, {f"n{number}": "east" for number in range(1, 6)})
     assert asked.committee == (2, 0)
     assert loads(dumps(asked)) == asked
 

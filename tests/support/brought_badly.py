@@ -1,0 +1,3 @@
+"""Raises while it is imported."""
+
+1 / 0  # noqa: B018
