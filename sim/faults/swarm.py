@@ -86,7 +86,8 @@ def draw(seed: int, options: Options = Options()) -> Plan:
         timing=subject.timing(rng),
         settings={
             "snapshot_bytes": rng.choice((2_500, 6_000, 8 << 20)),
-            "max_sessions": rng.choice((6, 4096)),
+            # Of few sessions there is still one for every client: with fewer they would put each other out for ever.
+            "max_sessions": rng.choice((max(6, options.clients + 1), 4096)),
             "session_ttl": rng.choice((1_200_000, 600_000_000)),
             "queries_in_queue": rng.choice((2, 512)),
             "digest": 50_000 if rng.random() < 0.04 else 1_000_000,

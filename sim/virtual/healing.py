@@ -42,7 +42,7 @@ class Healing:
             world.timeline.now + world.plan.patience, lambda: bool(world.notes["diverged"])
         )
         if world.notes["diverged"]:
-            self.ask_enough()
+            self.asked_enough()
             world.notes["runs in which a diverged state spread, and was noticed"] += 1
             return True
         world.diverged.clear()
@@ -125,11 +125,12 @@ class Healing:
             raise Violation(
                 "loss is reported", f"writes are acknowledged without a majority; lost: {world.lost()}"
             )
-        self.ask_enough()
+        self.asked_enough()
         world.notes["runs that reported their loss"] += 1
 
-    def ask_enough(self) -> None:
-        """Go on until clients have asked for as much as the plan demands."""
+    def asked_enough(self) -> bool:
+        """Go on until clients have asked for as much as the plan demands; whether they have. Where too little is left for that it
+        is noted and no more."""
         world = self._world
         if len(world.history) < world.plan.operations:
             rng = world.streams.of("enough")
@@ -143,13 +144,25 @@ class Healing:
                 world.timeline.now + 20 * world.plan.patience,
                 lambda: len(world.history) >= world.plan.operations,
             )
+        enough = len(world.history) >= world.plan.operations
+        if not enough:
+            world.notes["runs with fewer operations than the plan demands"] += 1
+        return enough
 
     def all_healed(self) -> None:
         """Repair everything, and demand that all become alike and everybody has a say again."""
         world = self._world
         self.heal()
         world.tell_phase("healed", "everything is repaired")
-        self.ask_enough()
+        if (
+            not self.asked_enough()
+            and not self.spread()
+            and len(world.names) - len(world.lost()) >= world.quorum
+        ):
+            raise Stuck(
+                f"only {len(world.history)} of {world.plan.operations} operations were asked for "
+                f"{20 * world.plan.patience / 1e6:g} s after everything was repaired\n{world.explain()}"
+            )
         for client in world.clients:
             client.active = False
         if not self._wait(self._alike):

@@ -113,6 +113,12 @@ def test_nobody_lies_where_the_protocol_does_not_allow_for_it() -> None:
     assert not [fault for plan in many() for fault in plan.schedule if KINDS[fault.kind].lies]
 
 
+def test_there_is_a_session_for_every_client() -> None:
+    for clients in (1, 5, 6, 12, 64):
+        drawn = {draw(seed, Options(clients=clients)).settings["max_sessions"] for seed in range(50)}
+        assert drawn == {max(6, clients + 1), 4096}
+
+
 def test_seeds_leave_out_kinds_so_that_the_others_meet() -> None:
     used = [{fault.kind for fault in plan.schedule} for plan in many()]
     assert all(1 <= len(kinds) <= 9 for kinds in used)

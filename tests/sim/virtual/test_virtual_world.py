@@ -142,6 +142,11 @@ def test_over_the_budget_loss_must_be_reported_and_nothing_be_promised() -> None
     assert result.outcome == OK, result.text
     assert sorted(result.lost) == ["n2", "n3"]
     assert result.notes["runs that reported their loss"] == 1
+    more = run(
+        replace(SHORT, schedule=wiped("n2", "n3"), over_budget=True, operations=10**6, patience=100_000)
+    )
+    assert more.outcome == OK, more.text  # nobody is left to answer so many
+    assert more.notes["runs with fewer operations than the plan demands"] == 1
 
 
 def test_silent_loss_is_a_violation_whatever_the_budget() -> None:
@@ -171,6 +176,14 @@ class Mute(RaftCore):
 
     def _set_deadline(self, now: int) -> None:
         self.deadline = NEVER
+
+
+def test_a_least_number_of_operations_that_is_not_reached_is_no_progress() -> None:
+    plan = replace(SHORT, quorum=0, patience=200_000, operations=10**6)
+    result = run(plan)
+    assert (result.outcome, result.oracle) == (LIVENESS, "liveness")
+    assert f"only {result.operations} of 1000000 operations were asked for 4 s after" in result.text
+    assert result.operations > 20
 
 
 def test_a_run_without_progress_says_who_does_what_and_who_waits_for_whom() -> None:
