@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -66,6 +67,8 @@ class Tally:
     core_s: float = 0.0
     wall_s: float = 0.0
     interrupted: bool = False
+    died: str = ""
+    """Why the processes did not come to the end, if they did not."""
 
     def add(self, run: Played) -> None:
         """One run more."""
@@ -107,6 +110,8 @@ class Tally:
             return EXIT_VIOLATION
         if self.found:
             return EXIT_CRASH if self.found[CRASH] else EXIT_LIVENESS
+        if self.died:
+            return EXIT_CRASH
         if self.interrupted:
             return EXIT_INTERRUPTED
         return EXIT_VOID if self.void(liars) else EXIT_OK
@@ -127,6 +132,7 @@ class Tally:
             "per_second": round(self.played / max(self.wall_s, 1e-9), 1),
             "per_core_second": round(self.played / max(self.core_s, 1e-9), 1),
             "interrupted": self.interrupted,
+            "died": self.died,
         }
 
 
@@ -190,6 +196,7 @@ def run(
     findings after which it ends (0: never). An interrupted campaign says what it had found by then."""
     tally = Tally()
     began = time.perf_counter()
+    jobs = max(1, min(jobs, -(-most // BATCH)))  # more would have nothing to do
     starts = itertools.takewhile(lambda at: at < first + most, itertools.count(first, BATCH))
     batches = (range(at, min(at + BATCH, first + most)) for at in starts)
 
@@ -214,6 +221,8 @@ def run(
                 _several(executor, task, batches, 2 * jobs, take, over)
     except KeyboardInterrupt:
         tally.interrupted = True
+    except BrokenProcessPool:
+        tally.died = "a worker process died (out of memory?); fewer --jobs need less memory"
     finally:
         gc.unfreeze()
     tally.wall_s = time.perf_counter() - began

@@ -150,6 +150,10 @@ def twins(
                 f"{doubled} nodes run twice and {lie} may lie: that is more than {nodes} nodes promise to survive; say "
                 f"--over-budget to see it"
             )
+        if doubled >= nodes:
+            raise ScenarioError(
+                f"{doubled} of {nodes} nodes run twice: --twins must leave at least one honest node, to hold the others against"
+            )
         shape = twinning.Shape(nodes, rounds, doubled, stop, lie, sides, not plain)
         committee, space = shape.committee(), _space(shape)
         if number is not None:
@@ -344,9 +348,13 @@ def _ending(tally: Tally, asked: Asked) -> Iterable[str]:
         yield f"    {asked.line} {found.number}"
     if tally.interrupted:
         yield "INTERRUPTED"
+    if tally.died:
+        yield tally.died
     if tally.found:
         counts = ", ".join(f"{count:,} {name}" for name, count in sorted(tally.found.items()))
         yield f"FAILED: {counts}"
+    elif tally.died:
+        yield f"FAILED: a worker process died; nothing else failed in {tally.played:,} {asked.one}s"
     elif tally.void(asked.liars):
         yield f"VOID: it proves nothing, for {'; '.join(tally.void(asked.liars))}"
     elif not tally.interrupted:

@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Final
 
-from sim.explore.engine import Engine, EngineError
+from sim.explore.engine import Engine
 from sim.explore.request import Request
 from sim.explore.summary import Summary
 from sim.explore.worker import Batch, run_batch
@@ -44,8 +44,8 @@ class Progress:
 
 
 def run(campaign: Campaign, engine: Engine, watch: Callable[[Progress], None]) -> Summary:
-    """Run it. A KeyboardInterrupt ends it early, and the summary is of what there is by then. Raises EngineError, OtherSources,
-    SubjectError, FaultError."""
+    """Run it. A KeyboardInterrupt, and the death of a process, end it early, and the summary is of what there is by then. Raises
+    OtherSources, SubjectError, FaultError."""
     course = _Course(campaign, engine, watch)
     try:
         course.run()
@@ -53,9 +53,11 @@ def run(campaign: Campaign, engine: Engine, watch: Callable[[Progress], None]) -
         course.gather()
     except BrokenProcessPool:
         low = campaign.first + course.summary.seeds
-        raise EngineError(
-            f"a worker process died (out of memory?); everything below seed {low} was run. Fewer --jobs need less memory"
-        ) from None
+        course.summary.died = (
+            f"a worker process died (out of memory?); everything below seed {low} was run. "
+            "Fewer --jobs need less memory"
+        )
+        course.take_finished()
     course.summary.wall_s = time.perf_counter() - course.began
     return course.summary
 
@@ -120,6 +122,10 @@ class _Course:
         self._drop_waiting()
         if self.under_way:
             wait(self.under_way, timeout=5 if self.engine.code else 30)
+        self.take_finished()
+
+    def take_finished(self) -> None:
+        """Take whatever is ready, in the order of the seeds, with gaps where something is not."""
         for future, first in self.under_way.items():
             if future.done() and not future.cancelled() and future.exception() is None:
                 self.done[first] = future.result()

@@ -1,16 +1,18 @@
 """Whole clusters on virtual time, thousands of seeds: explore, replay one, shrink a failing one, list what there is.
 
 Exit codes: 0 green, 1 an oracle or a checker objected, 2 bad input, 3 no progress, 4 void (nothing happened, or not all that
-had to), 5 a crash, 130 interrupted.
+had to), 5 a crash, 130 interrupted, 141 standard output was closed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +21,7 @@ from rich.console import Console
 
 from sim import native
 from sim.byzantine.commands import byzzfuzz, twins
+from sim.edited import read_text, shown
 from sim.explore import campaign as campaigns
 from sim.explore import engine as engines
 from sim.explore import natively, show
@@ -26,12 +29,21 @@ from sim.explore import options as shared
 from sim.explore.listing import TOPICS
 from sim.explore.mutants_command import mutable, mutants
 from sim.explore.replay import Replayed, plan_line, replay, replay_line, verdict_lines, write
-from sim.explore.request import SCRIPT, Request, check, play
-from sim.explore.shrink import NotFailing, Shrinker, Step, nearest_passing, signature
+from sim.explore.request import SCRIPT, Request, check, possible
+from sim.explore.shrink import HarnessFailed, NotFailing, Shrinker, Step, nearest_passing, signature
 from sim.explore.simplify import size
 from sim.explore.sources import OtherSources, fingerprint
-from sim.explore.summary import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_OK, EXITS, Summary
+from sim.explore.summary import (
+    EXIT_BAD_INPUT,
+    EXIT_CLOSED,
+    EXIT_CRASH,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXITS,
+    Summary,
+)
 from sim.explore.words import plan_in_words
+from sim.explore.worker import run_plan
 from sim.faults.fault import ScheduleError
 from sim.faults.kind import FaultError
 from sim.finite import Finite
@@ -39,6 +51,7 @@ from sim.report import terminal
 from sim.report.divergence import lines as divergence_lines
 from sim.virtual import plan as plans
 from sim.virtual.plan import Plan
+from sim.virtual.plan_rules import MOST_SEED
 from sim.virtual.subjects import SubjectError
 
 COMPLETE_FROM = 5000
@@ -76,25 +89,63 @@ def interrupt(_number: int, _frame: Any) -> NoReturn:
 
 
 def load(what: str, request: Request) -> tuple[Plan, str]:
-    """(plan, the line that replays it) of a seed or of a file. Raises ScheduleError."""
+    """(plan, the line that replays it) of a seed or of a file. Raises ScheduleError, FaultError."""
     if what.isdecimal():
+        if len(what) > len(str(MOST_SEED)) or int(what) > MOST_SEED:
+            raise ScheduleError(f"{shown(what)} is no seed: they go from 0 to {MOST_SEED}")
         return request.plan(int(what)), replay_line(request, int(what))
     path = Path(what)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScheduleError(f"{what} is neither a seed nor a file that can be read: {error}") from None
-    return plans.loads(text, what), plan_line(request, path)
+        text = read_text(path)
+    except (OSError, ValueError) as error:
+        raise ScheduleError(f"{shown(what)} is neither a seed nor a file that can be read: {error}") from None
+    plan = plans.loads(text, what)
+    try:
+        possible(request, plan)
+    except (SubjectError, FaultError) as error:
+        raise ScheduleError(f"{what}: {error}") from error
+    return plan, plan_line(request, path)
 
 
 class Interruptible(click.Group):
-    """A group whose commands end with the exit code of an interruption, whenever it comes."""
+    """A group whose commands end with the exit code of an interruption, whenever it comes, and with others when what they say
+    cannot be written."""
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with _heard():
+            return super().make_context(*args, **more)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _heard():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             fail(EXIT_INTERRUPTED, "interrupted", False)
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[None]:
+    """Where standard output is closed, end quietly; where it is full, say so."""
+    try:
+        yield
+    except BrokenPipeError:
+        _say_no_more()
+        sys.exit(EXIT_CLOSED)
+    except OSError as error:
+        _say_no_more()
+        fail(EXIT_BAD_INPUT, str(error) if error.filename else f"cannot write: {error}", False)
+
+
+def _say_no_more() -> None:
+    """Send what Python still holds for standard output to nowhere: it would try again at the end, and fail again."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def made(folder: Path | None) -> None:
+    """Make a folder before anything is run for it. Raises OSError."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 @click.group(cls=Interruptible, help=__doc__)
@@ -126,7 +177,9 @@ def list_(topic: str | None, as_json: bool) -> None:
 @click.option(
     "--seeds", type=click.IntRange(min=1), help="how many (default: 100, or as many as --minutes allows)"
 )
-@click.option("--first", type=click.IntRange(min=0), default=0, show_default=True, help="the first of them")
+@click.option(
+    "--first", type=click.IntRange(0, 1 << 63), default=0, show_default=True, help="the first of them"
+)
 @click.option("--jobs", type=click.IntRange(1, 1024), help="processes (default: one a core)")
 @click.option("--minutes", type=Finite(min=0, min_open=True), help="begin no more seeds after so long")
 @click.option(
@@ -162,15 +215,21 @@ def explore(
         whole = not (options.kinds or options.without or request.faults or options.over_budget)
         complete = whole and COMPLETE_FROM <= seeds < campaigns.FOR_EVER and options.protocol == "raft"
     campaign = campaigns.Campaign(request, seeds, first, minutes or 0.0, stop_after, complete)
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        fail(EXIT_BAD_INPUT, f"{out} is not an empty folder; give another --out", as_json)
     console = Console(stderr=True)
     try:
+        if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+            fail(EXIT_BAD_INPUT, f"{out} is not an empty folder; give another --out", as_json)
         check(request)
+        made(out)
+    except BAD_INPUT as error:
+        fail(EXIT_BAD_INPUT, str(error), as_json)
+    except OSError as error:
+        fail(EXIT_BAD_INPUT, f"--out {out}: {error}", as_json)
+    try:
         chosen = (
             engines.cluster(engine, request)
             if engine
-            else engines.processes(jobs or engines.cores(), request)
+            else engines.processes(min(jobs or engines.cores(), seeds), request)
         )
         with chosen as running:
             lines = show.beginning(campaign, running.words, fingerprint(request.modules()), natively.chosen())
@@ -183,30 +242,48 @@ def explore(
 
 
 def finish(summary: Summary, out: Path | None, as_json: bool) -> NoReturn:
-    """Leave the reports, say what there is to say, and exit."""
+    """Say what there is to say, leave the reports, and exit."""
     request = summary.request
     replays = {result.plan.seed: replay_line(request, result.plan.seed) for result in summary.failures}
+    # First of all, for whatever becomes of the reports.
+    say(show.ending(summary, replays), as_json)
+    code = summary.exit_code()
+    folders: dict[int, str] = {}
+    try:
+        found = leave(summary, replays, folders, out, as_json)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        click.echo(f"partition: cannot write what the campaign came to: {error}", err=True)
+        found = {**summary.as_json(replays, folders), "native": native.active()}
+        code = code or EXIT_BAD_INPUT
+    if as_json:
+        click.echo(json.dumps({**found, "exit_code": code}))
+    sys.exit(code)
+
+
+def leave(
+    summary: Summary, replays: dict[int, str], folders: dict[int, str], out: Path | None, as_json: bool
+) -> dict[str, Any]:
+    """Leave hashes, summary and reports, whose places come to stand in `folders`; the summary for programs. Raises OSError."""
+    request = summary.request
     folder = out
     if summary.failures and folder is None:
         folder = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-explore-{summary.failures[0].plan.seed}"
-    folders: dict[int, str] = {}
     for result in summary.failures[:REPORTED]:
         assert folder is not None
         seed = result.plan.seed
         report = write(folder / f"seed-{seed}", replay(request, result.plan, replays[seed]))
         folders[seed] = str(report)
+        say([f"report of seed {seed}: {report}"], as_json)
     found = {**summary.as_json(replays, folders), "native": native.active()}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         rows = "".join(f"{seed} {trace_hash}\n" for seed, trace_hash in summary.hashes)
         (folder / "hashes.txt").write_text(rows, encoding="utf-8")
         (folder / "summary.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    say(show.ending(summary, replays, folders), as_json)
-    if folder is not None:
         say([f"everything is in {folder}"], as_json)
-    if as_json:
-        click.echo(json.dumps(found))
-    sys.exit(summary.exit_code())
+    return found
 
 
 @main.command("replay")
@@ -249,8 +326,9 @@ def replay_(
         plan, line = load(what, request)
         if save is not None:
             save.write_text(plans.dumps(plan) + "\n", encoding="utf-8")
+        made(report)
         if hash_only:
-            result, _ = play(request, plan)
+            result, _ = run_plan(request, plan)
             found = {"seed": plan.seed, "outcome": result.outcome, "trace_hash": result.trace_hash}
             click.echo(json.dumps(found) if as_json else result.trace_hash)
             sys.exit(EXITS[result.outcome])
@@ -264,6 +342,8 @@ def replay_(
         place = write(report, run) if report is not None else None
     except BAD_INPUT as error:
         fail(EXIT_BAD_INPUT, str(error), as_json)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         fail(EXIT_BAD_INPUT, f"cannot write: {error}", as_json)
     told(run, place, as_json)
@@ -313,6 +393,7 @@ def shrink(what: str, out: Path | None, budget: float, as_json: bool, **asked: A
         check(request)
         plan, line = load(what, request)
         say([line.replace(f"{SCRIPT} replay", f"{SCRIPT} shrink"), *plan_in_words(plan)], as_json)
+        made(out)
         shrunk = Shrinker(request, budget, watch).shrink(plan)
         shrunk.neighbour = nearest_passing(request, shrunk.result)
         folder = out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-shrunk-{plan.seed}"
@@ -321,6 +402,10 @@ def shrink(what: str, out: Path | None, budget: float, as_json: bool, **asked: A
         report = write(folder, run, [f"shrunk from: {line}"])
     except BAD_INPUT as error:
         fail(EXIT_BAD_INPUT, str(error), as_json)
+    except HarnessFailed as error:
+        fail(EXIT_CRASH, str(error), as_json)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         fail(EXIT_BAD_INPUT, f"cannot write: {error}", as_json)
     near = shrunk.neighbour

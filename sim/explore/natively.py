@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from sim import native
+from sim.edited import read_text
 
 COMMANDS: Final = ("explore", "replay", "shrink")
 SWITCH: Final = "--interpreted"
@@ -45,11 +46,11 @@ def reason(words: Sequence[str]) -> str:
 def _plan_brings(path: Path) -> bool:
     """Whether a saved plan names code of one's own. One that cannot be read, which its reader will say, counts as such."""
     try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
+        plan = json.loads(read_text(path))
         protocol, machine = plan.get("protocol", "raft"), plan.get("machine", "kv")
         stock = protocol in STOCK["--protocol"] and machine in STOCK["--machine"]
         return not stock or bool(plan.get("oracles"))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return True
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sim.check.history import encode_operation
-from sim.explore.request import SCRIPT, Request, play
+from sim.explore.request import SCRIPT, Request
 from sim.explore.words import plan_in_words
+from sim.explore.worker import run_plan
 from sim.report import lanes, perfetto, terminal
 from sim.report.facts import RunFacts, Violation
 from sim.virtual import plan as plans
@@ -23,7 +24,7 @@ from sim.virtual.world import OK, Result, World
 
 @dataclass(slots=True)
 class Replayed:
-    """A run with its trace. `world` is None if the harness could not even make one."""
+    """A run with its trace. `world` is None if the harness could not even make one, or gave the run up."""
 
     request: Request
     result: Result
@@ -81,9 +82,9 @@ def plan_line(request: Request, path: Path) -> str:
 
 
 def replay(request: Request, plan: Plan, command: str) -> Replayed:
-    """Run a plan, traced. Raises SubjectError, FaultError."""
+    """Run a plan, traced, and give it up when it takes too long. Raises SubjectError, FaultError."""
     trace = Trace()
-    result, world = play(request, plan, trace)
+    result, world = run_plan(request, plan, trace)
     return Replayed(request, result, trace, world, command)
 
 

@@ -91,13 +91,13 @@ def _words(now: Progress) -> str:
     return f"{now.seconds:6.0f} s: {now.seeds:,}{of} seeds, {_rate(now)}"
 
 
-def ending(summary: Summary, replays: Mapping[int, str], folders: Mapping[int, str]) -> list[str]:
+def ending(summary: Summary, replays: Mapping[int, str]) -> list[str]:
     """What a campaign came to."""
     return [
         *_faults(summary),
         *_marks(summary),
         *_figures(summary),
-        *_failures(summary, replays, folders),
+        *_failures(summary, replays),
         *_verdict(summary),
     ]
 
@@ -147,7 +147,7 @@ def _figures(summary: Summary) -> list[str]:
     return lines
 
 
-def _failures(summary: Summary, replays: Mapping[int, str], folders: Mapping[int, str]) -> list[str]:
+def _failures(summary: Summary, replays: Mapping[int, str]) -> list[str]:
     lines: list[str] = []
     told: dict[str, int] = {}
     for place, result in enumerate(summary.failures[:LISTED]):
@@ -159,8 +159,6 @@ def _failures(summary: Summary, replays: Mapping[int, str], folders: Mapping[int
             told[result.text] = seed
             lines += [f"    {line}" for line in result.text.splitlines()]
         lines.append(f"    {replays[seed]}")
-        if seed in folders:
-            lines.append(f"    report: {folders[seed]}")
     if len(summary.failures) > LISTED:
         lines.append(
             f"and {len(summary.failures) - LISTED:,} seeds more that failed; summary.json has all of them"
@@ -170,6 +168,10 @@ def _failures(summary: Summary, replays: Mapping[int, str], folders: Mapping[int
 
 def _verdict(summary: Summary) -> list[str]:
     lines = []
+    if summary.died:
+        lines.append(summary.died)
+        if not summary.failures:
+            return [*lines, f"FAILED: a worker process died; nothing else failed in {summary.seeds:,} seeds"]
     if summary.interrupted:
         lines.append("interrupted: not every seed of the range was run")
         if not summary.failures:

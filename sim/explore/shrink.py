@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from sim.explore import simplify
-from sim.explore.request import Request, play, with_seed
+from sim.explore import simplify, worker
+from sim.explore.request import HARNESS, Request, play, with_seed
 from sim.explore.worker import Hung, limited
 from sim.report.divergence import Divergence, divergence
 from sim.virtual.plan import Plan
@@ -38,6 +38,10 @@ Signature = tuple[str, str]
 
 class NotFailing(ValueError):
     """There is nothing to shrink: the plan passes."""
+
+
+class HarnessFailed(Exception):
+    """The run came to no verdict, and that is no failure of what was watched; the text tells."""
 
 
 def signature(result: Result) -> Signature:
@@ -95,13 +99,19 @@ class Shrinker:
         self._luck = LUCK[0]
 
     def shrink(self, plan: Plan) -> Shrunk:
-        """Minimise. Raises NotFailing; SubjectError, FaultError for a plan that cannot be carried out."""
+        """Minimise. Raises NotFailing, HarnessFailed; SubjectError, FaultError for a plan that cannot be carried out."""
         self._end = time.perf_counter() + self._budget
-        result, _ = play(self._request, plan)
+        try:
+            with limited(worker.LIMIT_S):
+                result, _ = play(self._request, plan)
+        except Hung:
+            raise HarnessFailed(f"the run was given up after {worker.LIMIT_S} s of real time") from None
         if result.outcome == OK:
             raise NotFailing(
                 f"seed {plan.seed} passes: {result.operations} operations, every oracle content; nothing to shrink"
             )
+        if result.outcome == CRASH and result.oracle == HARNESS:
+            raise HarnessFailed(f"the harness itself raised: {result.text}")
         self._wanted = signature(result)
         self._found = Shrunk(result, result, tried=1)
         try:

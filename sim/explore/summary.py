@@ -13,15 +13,8 @@ from sim.explore.request import Request
 from sim.explore.worker import Batch
 from sim.virtual.world import CRASH, LIVENESS, OK, VIOLATION, Result
 
-EXIT_OK, EXIT_VIOLATION, EXIT_BAD_INPUT, EXIT_LIVENESS, EXIT_VOID, EXIT_CRASH, EXIT_INTERRUPTED = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-    130,
-)
+EXIT_OK, EXIT_VIOLATION, EXIT_BAD_INPUT, EXIT_LIVENESS, EXIT_VOID, EXIT_CRASH = 0, 1, 2, 3, 4, 5
+EXIT_INTERRUPTED, EXIT_CLOSED = 130, 141
 EXITS: Final[Mapping[str, int]] = {
     OK: EXIT_OK,
     VIOLATION: EXIT_VIOLATION,
@@ -60,6 +53,8 @@ class Summary:
     wall_s: float = 0.0
     hashes: list[tuple[int, str]] = field(default_factory=list)
     interrupted: bool = False
+    died: str = ""
+    """Why the processes that ran the seeds did not come to the end, if they did not."""
     complete: bool = False
     """Whether every fault must have bitten and every mark been reached."""
 
@@ -146,6 +141,8 @@ class Summary:
         for outcome in GRAVEST_FIRST:
             if self.outcomes[outcome]:
                 return EXITS[outcome]
+        if self.died:
+            return EXIT_CRASH
         if self.interrupted:
             return EXIT_INTERRUPTED
         return EXIT_VOID if self.void() else EXIT_OK
@@ -215,6 +212,7 @@ class Summary:
             "crashes": rows[CRASH],
             "void": self.void(),
             "interrupted": self.interrupted,
+            "died": self.died,
             "hashes_digest": self.digest(),
             "exit_code": self.exit_code(),
         }

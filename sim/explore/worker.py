@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sim.explore.request import HARNESS, Request, play, prepare
 from sim.explore.sources import OtherSources, fingerprint
-from sim.virtual.world import CRASH, Result
+from sim.virtual.plan import Plan
+from sim.virtual.trace import Trace
+from sim.virtual.world import CRASH, Result, World
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
@@ -86,14 +88,17 @@ def run_batch(request: Request, seeds: range, code: str = "") -> Batch:
 
 def run_seed(request: Request, seed: int) -> Result:
     """One seed, given up after `LIMIT_S` where that is possible: in the main thread of a process."""
-    plan = request.plan(seed)
+    return run_plan(request, request.plan(seed))[0]
+
+
+def run_plan(request: Request, plan: Plan, trace: Trace | None = None) -> tuple[Result, World | None]:
+    """One plan, as `play` does, given up in the same way: then there is no world."""
     try:
         with limited(LIMIT_S):
-            return play(request, plan)[0]
+            return play(request, plan, trace)
     except Hung:
-        return Result(
-            plan, CRASH, HARNESS, f"the run was given up after {LIMIT_S} s of real time", real_s=LIMIT_S
-        )
+        text = f"the run was given up after {LIMIT_S} s of real time"
+        return Result(plan, CRASH, HARNESS, text, real_s=LIMIT_S), None
 
 
 @contextlib.contextmanager

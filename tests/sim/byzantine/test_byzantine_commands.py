@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from typing import Any
 
 import click
@@ -104,6 +106,26 @@ def test_a_campaign_of_byzzfuzz_ends_with_its_time() -> None:
     assert told["played"] >= campaign.BATCH
 
 
+def test_a_worker_that_dies_makes_the_campaign_a_crash_that_tells_what_was_played(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = campaign.play_batch
+
+    def play_batch(task: Any, places: range) -> Tally:
+        if places.start >= 2 * campaign.BATCH:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(task, places)
+
+    play_batch.__module__, play_batch.__qualname__ = campaign.__name__, "play_batch"
+    monkeypatch.setattr(campaign, "play_batch", play_batch)
+    result = run(twins, "--scenarios", str(6 * campaign.BATCH), "--rounds", "2", "--jobs", "2", "--json")
+    told = found(result)
+    assert result.exit_code == told["exit_code"] == 5
+    assert "a worker process died" in told["died"]
+    assert told["played"] < 6 * campaign.BATCH
+    assert "FAILED: a worker process died" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "word"),
     [
@@ -111,6 +133,7 @@ def test_a_campaign_of_byzzfuzz_ends_with_its_time() -> None:
         (twins, ("--nodes", "4", "--lie", "2", "--stop", "2"), "members"),
         (twins, ("--rounds", "1", "--plain", "--scenario", "99999"), "there is no scenario 99999"),
         (twins, ("--nodes", "31"), "fewer"),
+        (twins, ("--nodes", "4", "--twins", "4", "--over-budget"), "at least one honest node"),
         (byzzfuzz, ("--nodes", "3"), "none may lie"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -12,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.explore import campaign as campaigns
+from sim.explore import engine as engines
 from sim.explore import summary as summaries
-from sim.explore.campaign import Campaign
+from sim.explore.campaign import Campaign, Progress
 from sim.explore.engine import Engine
 from sim.explore.request import Request
-from sim.explore.summary import Summary
+from sim.explore.show import ending
+from sim.explore.summary import EXIT_CRASH, Summary
 from sim.explore.worker import Batch
 from sim.faults.fault import Fault
 from sim.faults.swarm import Options
@@ -123,6 +127,22 @@ def summary_of(*results: Result, options: Options | None = None, complete: bool 
     summary = Summary(Request(options or Options()), complete=complete)
     summary.take(Batch(list(results), 1.0))
     return summary
+
+
+def test_a_worker_that_dies_makes_a_campaign_a_crash_that_tells_what_was_run() -> None:
+    request = Request(Options(nodes=3, clients=2))
+    with engines.processes(2, request) as engine:
+
+        def watch(now: Progress) -> None:
+            if now.seeds >= 2:
+                for pid in list(engine.executor._processes):  # type: ignore[attr-defined]
+                    os.kill(pid, signal.SIGKILL)
+
+        summary = campaigns.run(Campaign(request, 300), engine, watch)
+    assert "a worker process died" in summary.died
+    assert 2 <= summary.seeds < 300
+    assert summary.exit_code() == EXIT_CRASH
+    assert any("FAILED: a worker process died" in line for line in ending(summary, {}))
 
 
 def test_both_directions_of_a_shape_are_counted_as_one() -> None:
