@@ -175,3 +175,17 @@ def test_the_types_of_a_list_that_are_named_once_more_are_those_of_the_field() -
         decode(msgpack.packb([5, 1, 0, 0, 0, 0, ["text"]]))
     with pytest.raises(WireError, match=r"InstallSnapshot\.members: bad value"):
         decode(msgpack.packb([7, 1, 0, 9, 1, bytes(32), [b"n1"], bytes(32), 5]))
+
+
+def test_a_class_that_knows_of_a_list_only_is_checked_by_the_types_that_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for table in ("_by_kind", "_kind_of", "_fields_of"):
+        monkeypatch.setattr(wire, table, dict(getattr(wire, table)))
+    compiled = dataclasses.make_dataclass("compiled", [("items", list)], slots=True)
+    with pytest.raises(TypeError, match="no wire check"):
+        wire.register(18)(compiled)
+    wire.register(18, items=list[bytes])(compiled)
+    assert decode(encode(compiled([b"x"]))) == compiled([b"x"])
+    with pytest.raises(WireError, match=r"compiled\.items: bad value"):
+        decode(msgpack.packb([18, ["text"]]))
