@@ -8,21 +8,17 @@ crash, details}`.
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from sim.explore.mutants import EXPLORE, LIVENESS, MutantError, instrument_of
 from sim.explore.mutants_import import activate
+from sim.explore.time_limit import Hung, limited
 
 if TYPE_CHECKING:
     from sim.faults.fault import Fault
     from sim.virtual.plan import Plan
-
-
-class _TooLong(BaseException):
-    """A seed has run for longer than its patience; it must pass every `except Exception`."""
 
 
 def plan_of(focus: dict[str, Any], seed: int, protocol: str = "raft") -> Plan:
@@ -97,21 +93,15 @@ def _row(outcome: str, oracle: str, text: str, crash: str = "") -> dict[str, Any
 
 def run_seed(protocol: str, focus: dict[str, Any], seed: int, patience: int) -> dict[str, Any]:
     """Run one seed, for at most `patience` seconds."""
-
-    def too_long(*_: Any) -> None:
-        raise _TooLong
-
-    signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(patience)
     try:
-        row = _explored(protocol, focus, seed) if instrument_of(focus) == EXPLORE else _played(focus, seed)
-    except _TooLong:
+        with limited(patience):
+            explored = instrument_of(focus) == EXPLORE
+            row = _explored(protocol, focus, seed) if explored else _played(focus, seed)
+    except Hung:
         row = _row("too long", "", f"more than {patience} s")
     except Exception as error:
         # The world itself tripped: nobody has objected, so nothing was caught.
         row = _row("error", type(error).__name__, str(error))
-    finally:
-        signal.alarm(0)
     return {"seed": seed, **row}
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from sim.explore import simplify, worker
 from sim.explore.request import HARNESS, Request, play, with_seed
-from sim.explore.worker import Hung, limited
+from sim.explore.time_limit import Hung, limited
 from sim.report.divergence import Divergence, divergence
 from sim.virtual.plan import Plan
 from sim.virtual.trace import Trace

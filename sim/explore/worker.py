@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from sim.explore.request import HARNESS, Request, play, prepare
 from sim.explore.sources import OtherSources, fingerprint
+from sim.explore.time_limit import Hung, limited
 from sim.virtual.plan import Plan
 from sim.virtual.trace import Trace
 from sim.virtual.world import CRASH, Result, World
@@ -35,10 +34,6 @@ class Batch:
 
     results: list[Result] = field(default_factory=list)
     core_s: float = 0.0
-
-
-class Hung(BaseException):
-    """A run has taken too long. Not an Exception: nothing in a run may take it for an error of its own."""
 
 
 _stop: Event | None = None
@@ -99,22 +94,3 @@ def run_plan(request: Request, plan: Plan, trace: Trace | None = None) -> tuple[
     except Hung:
         text = f"the run was given up after {LIMIT_S} s of real time"
         return Result(plan, CRASH, HARNESS, text, real_s=LIMIT_S), None
-
-
-@contextlib.contextmanager
-def limited(seconds: int) -> Iterator[None]:
-    """Raise Hung in the block after so many seconds of real time; without effect outside of a process's main thread."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def ring(_number: int, _frame: Any) -> None:
-        raise Hung
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
