@@ -9,7 +9,7 @@ reason. Kinds: 1-19 Raft, 20-39 BFT, 40-59 replica to replica, 60-99 clients; fr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 import msgpack
@@ -89,21 +89,19 @@ def _decoder(cls: type, hints: list[Any], checks: tuple[Check, ...]) -> Decoder:
     return compiled
 
 
-def register(kind: int, **exactly: Any) -> Callable[[type[T]], type[T]]:
+def register(kind: int, exactly: Mapping[str, Any] | None = None) -> Callable[[type[T]], type[T]]:
     """Class decorator: enter a message class in the table under `kind`.
 
-    Integers on the wire are never negative; say `Any` for a field that is checked by its reader. `exactly`: the types of its
-    lists once more, for a class that may be compiled: it then knows of a list, and no longer of what."""
+    Integers on the wire are never negative; say `Any` for a field that is checked by its reader. `exactly`: the types of all
+    its fields once more, for a compiled class: of a list it has forgotten what is in it (`sim.native.constructors`)."""
 
     def enter(cls: type[T]) -> type[T]:
         if kind in _by_kind:
             raise ValueError(f"message kind {kind} is taken by {_by_kind[kind][0].__name__}")
-        hints = get_type_hints(cls)
-        for name, hint in exactly.items():
-            if hints[name] not in (hint, get_origin(hint)):
-                raise TypeError(f"{cls.__name__}.{name} is {hints[name]}, not {hint}")
-            hints[name] = hint
+        hints = exactly if exactly is not None else get_type_hints(cls)
         names = tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
+        if exactly is not None and exactly.keys() != set(names):
+            raise TypeError(f"{cls.__name__} has the fields {', '.join(names)}, not {', '.join(exactly)}")
         checks = tuple(_check_for(hints[name]) for name in names)
         _by_kind[kind] = (cls, _decoder(cls, [hints[name] for name in names], checks), checks, names)
         _kind_of[cls] = kind

@@ -5,8 +5,6 @@ node performs the jobs of a lane in order and reports each finished job. A job i
 has returned. Nothing is promised by `Append`, `Create`, `Rename`, `Remove` and `Truncate` until the `Sync` (for
 bytes and length) or `SyncDirectory` (for names) behind them has returned: a power cut before that may keep, drop or
 tear them, in any combination.
-
-What every journal write makes anew spells its `__init__` out: that of a dataclass is interpreted where all else is compiled.
 """
 
 from __future__ import annotations
@@ -25,26 +23,19 @@ class Create:
     reserve: int = 0
 
 
-@dataclass(slots=True, init=False)
+@dataclass(slots=True)
 class Append:
     """Write bytes behind what was written before (not behind the reserve)."""
 
     name: str
     data: bytes
 
-    def __init__(self, name: str, data: bytes) -> None:
-        self.name = name
-        self.data = data
 
-
-@dataclass(slots=True, init=False)
+@dataclass(slots=True)
 class Sync:
     """Make the bytes and the length of a file durable."""
 
     name: str
-
-    def __init__(self, name: str) -> None:
-        self.name = name
 
 
 @dataclass(slots=True)
@@ -85,18 +76,13 @@ SNAPSHOT: Final = 1
 """Lane of snapshot files: long, nobody waits; a stall here must not delay the other lane."""
 
 
-@dataclass(slots=True, init=False)
+@dataclass(slots=True)
 class Job:
     """Operations to perform in order. `number` is reported back when all are done."""
 
     lane: int
     number: int
     ops: list[Op]
-
-    def __init__(self, lane: int, number: int, ops: list[Op]) -> None:
-        self.lane = lane
-        self.number = number
-        self.ops = ops
 
 
 class DiskError(Exception):

@@ -35,17 +35,15 @@ class Waiting:
     hold: int = 0
 
 
+@dataclass(slots=True, eq=False)
 class Barrier:
     """A read barrier, what waits for it, and the index that it came back with."""
 
-    __slots__ = ("asked_at", "index", "lazy", "queries")
-
-    def __init__(self, asked_at: int, queries: list[Waiting], lazy: bool) -> None:
-        self.asked_at = asked_at
-        self.queries = queries
-        self.index: int | None = None
-        self.lazy = lazy
-        """Nobody waited when it was asked for."""
+    asked_at: int
+    queries: list[Waiting]
+    lazy: bool
+    """Nobody waited when it was asked for."""
+    index: int | None = None
 
 
 class QueryDesk:

@@ -135,7 +135,7 @@ def encode_batch(
     return b"".join((head, _CRC.pack(crc32(head, seed)), payload)), chain
 
 
-@dataclass(slots=True, init=False)
+@dataclass(slots=True)
 class Batch:
     """An intact batch at [offset, end) of its segment."""
 
@@ -146,17 +146,6 @@ class Batch:
     """Everything below this offset was known durable when the batch was made."""
     chain: int
     records: list[Record]
-
-    # As in `node.disk`: a start makes hundreds.
-    def __init__(
-        self, offset: int, end: int, incarnation: int, synced_upto: int, chain: int, records: list[Record]
-    ) -> None:
-        self.offset = offset
-        self.end = end
-        self.incarnation = incarnation
-        self.synced_upto = synced_upto
-        self.chain = chain
-        self.records = records
 
 
 @dataclass(slots=True)

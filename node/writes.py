@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from consensus.core import NEVER, NodeId
@@ -21,28 +22,17 @@ _COMMAND_BYTES: Final = 8
 Reply = tuple[Connection, Any]
 
 
+@dataclass(slots=True, eq=False)
 class _Asked:
     """A group that waits to be proposed, and who asked for it (None: nobody any more, or this node itself)."""
 
-    __slots__ = ("connection", "group", "nonce", "request", "seqs", "session", "size")
-
-    def __init__(
-        self,
-        group: sessions.Group,
-        size: int,
-        connection: Connection,
-        request: int,
-        session: int,
-        seqs: list[int],
-        nonce: int = 0,
-    ) -> None:
-        self.group = group
-        self.size = size
-        self.connection = connection
-        self.request = request
-        self.session = session
-        self.seqs = seqs
-        self.nonce = nonce
+    group: sessions.Group
+    size: int
+    connection: Connection
+    request: int
+    session: int
+    seqs: list[int]
+    nonce: int = 0
 
 
 class WriteDesk:

@@ -1,8 +1,4 @@
-"""Raft's messages (kinds 1-19). The sender is never a field: the connection's certificate says who speaks.
-
-Those of which a cluster at rest sends dozens a second spell their `__init__` out: that of a dataclass is interpreted where all
-else is compiled, and takes ten times as long.
-"""
+"""Raft's messages (kinds 1-19). The sender is never a field: the connection's certificate says who speaks."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from dataclasses import dataclass
 from consensus.wire import register
 
 
+@register(1)
 @dataclass(slots=True)
 class PreVote:
     """Would you vote for me in `term`, which I have not entered? (thesis 9.6)"""
@@ -20,6 +17,7 @@ class PreVote:
     last_term: int
 
 
+@register(2)
 @dataclass(slots=True)
 class PreVoteReply:
     """`term` is the term asked about when granted, the voter's own term when not."""
@@ -28,6 +26,7 @@ class PreVoteReply:
     granted: bool
 
 
+@register(3)
 @dataclass(slots=True)
 class RequestVote:
     """A candidate asks for a vote (paper, figure 2)."""
@@ -37,6 +36,7 @@ class RequestVote:
     last_term: int
 
 
+@register(4)
 @dataclass(slots=True)
 class RequestVoteReply:
     """The voter's term, and whether its vote in that term is the asker's."""
@@ -45,7 +45,8 @@ class RequestVoteReply:
     granted: bool
 
 
-@dataclass(slots=True, init=False)
+@register(5)
+@dataclass(slots=True)
 class AppendEntries:
     """Entries behind `prev_index`; empty as a heartbeat. `round` numbers read rounds (thesis 6.4)."""
 
@@ -56,18 +57,9 @@ class AppendEntries:
     round: int
     entries: list[bytes]
 
-    def __init__(
-        self, term: int, prev_index: int, prev_term: int, commit: int, round: int, entries: list[bytes]
-    ) -> None:
-        self.term = term
-        self.prev_index = prev_index
-        self.prev_term = prev_term
-        self.commit = commit
-        self.round = round
-        self.entries = entries
 
-
-@dataclass(slots=True, init=False)
+@register(6)
+@dataclass(slots=True)
 class AppendEntriesReply:
     """On success the sender's log agrees with the leader's up to `index`, durably. On failure `index` is the
     `prev_index` that did not match, and (hint_index, hint_term) the highest place at which the logs may still
@@ -80,17 +72,8 @@ class AppendEntriesReply:
     hint_term: int
     round: int
 
-    def __init__(
-        self, term: int, success: bool, index: int, hint_index: int, hint_term: int, round: int
-    ) -> None:
-        self.term = term
-        self.success = success
-        self.index = index
-        self.hint_index = hint_index
-        self.hint_term = hint_term
-        self.round = round
 
-
+@register(7)
 @dataclass(slots=True)
 class InstallSnapshot:
     """The entries that you need are gone: fetch this snapshot from me (paper, section 7). A heartbeat as well."""
@@ -105,7 +88,8 @@ class InstallSnapshot:
     size: int
 
 
-@dataclass(slots=True, init=False)
+@register(8)
+@dataclass(slots=True)
 class ReadRequest:
     """A follower asks its leader for a read barrier. `lazy`: nobody waits for it, so it need not begin a read round of its own;
     the next message that goes to all peers is soon enough."""
@@ -114,13 +98,9 @@ class ReadRequest:
     token: int
     lazy: bool = False
 
-    def __init__(self, term: int, token: int, lazy: bool = False) -> None:
-        self.term = term
-        self.token = token
-        self.lazy = lazy
 
-
-@dataclass(slots=True, init=False)
+@register(9)
+@dataclass(slots=True)
 class ReadReply:
     """The barrier: whoever has applied `index` may answer. `granted` False: ask again, elsewhere."""
 
@@ -128,20 +108,3 @@ class ReadReply:
     token: int
     granted: bool
     index: int
-
-    def __init__(self, term: int, token: int, granted: bool, index: int) -> None:
-        self.term = term
-        self.token = token
-        self.granted = granted
-        self.index = index
-
-
-register(1)(PreVote)
-register(2)(PreVoteReply)
-register(3)(RequestVote)
-register(4)(RequestVoteReply)
-register(5, entries=list[bytes])(AppendEntries)
-register(6)(AppendEntriesReply)
-register(7, members=list[str])(InstallSnapshot)
-register(8)(ReadRequest)
-register(9)(ReadReply)

@@ -151,9 +151,9 @@ class _Run:
         for effect in effects:
             name = (effect.session, effect.seq)
             place = effect.place
-            here = (index, place)
-            first = positions.setdefault(name, here)
-            if first is not here:
+            known = len(positions)
+            first = positions.setdefault(name, (index, place))
+            if len(positions) == known:
                 times = self.repeated[name] = self.repeated.get(name, 1) + 1
                 self.once.problem(
                     f"command {effect.session}:{effect.seq} took effect {times} times: at entry {first[0]} place "

@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from sim.native.modules import HOME, MODULES, ROOT, key
+from sim.native.constructors import spell_out
+from sim.native.modules import HOME, MODULES, ROOT, key, source
 
 PACKAGES: Final = ("consensus", "node", "sim")
 LINES: Final = 40
@@ -60,13 +61,15 @@ def build(root: Path = ROOT) -> Path:
         for package in PACKAGES:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(root / package, sources / package, ignore=ignored)
+        folder = home / key(sources)
+        for module in MODULES:
+            spell_out(sources / source(module))
         command = [sys.executable, "-m", "sim.native.recipe", str(made), *MODULES]
         env = {**os.environ, "PYTHONPATH": str(sources)}
         done = subprocess.run(command, cwd=sources, env=env, capture_output=True, text=True, check=False)
         if done.returncode:
             said = (done.stdout + done.stderr).splitlines()[-LINES:]
             raise CompileError("\n".join(["the sources cannot be compiled:", *said]))
-        folder = home / key(sources)
         if not folder.is_dir():
             made.rename(folder)
     for old in home.iterdir():

@@ -14,41 +14,33 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 HOME: Final = Path(".cache") / "native"
 """Below the checkout: a folder for each key, of which `build` leaves only the newest."""
 
-MODULES: Final = (
-    *("consensus.core", "consensus.marks", "consensus.quorum"),
-    *("consensus.raft.core", "consensus.raft.electing", "consensus.raft.following", "consensus.raft.leading"),
-    *(
-        "consensus.raft.log",
-        "consensus.raft.messages",
-        "consensus.raft.persistent",
-        "consensus.raft.progress",
-        "consensus.raft.reads",
+_PACKAGES: Final = {
+    "consensus": "core marks quorum",
+    "consensus.raft": (
+        "core electing following leading log messages persistent progress reads records timing"
     ),
-    *("consensus.raft.records", "consensus.raft.timing"),
-    *("consensus.bft.base", "consensus.bft.block", "consensus.bft.certificates", "consensus.bft.chain"),
-    *("consensus.bft.checkpoints", "consensus.bft.committee", "consensus.bft.core", "consensus.bft.ordering"),
-    *("consensus.bft.pacemaker", "consensus.bft.payload", "consensus.bft.reads", "consensus.bft.receiving"),
-    *("consensus.bft.records", "consensus.bft.recovery", "consensus.bft.rules", "consensus.bft.signing"),
-    *("consensus.bft.states", "consensus.bft.sync", "consensus.bft.tree"),
-    *("consensus.bft.votes", "consensus.bft.voting"),
-    *("node.compaction", "node.digests", "node.disk", "node.effects", "node.gate", "node.journal"),
-    *("node.held", "node.kv.machine", "node.queries", "node.replica", "node.requests", "node.segment"),
-    *("node.sessions", "node.signed", "node.snapshot", "node.state", "node.writes"),
-    *("sim.check.history", "sim.faults.running"),
-    *("sim.oracles.calm", "sim.oracles.committed", "sim.oracles.oracle", "sim.oracles.promises"),
-    *("sim.oracles.raft", "sim.oracles.standard"),
-    *("sim.oracles.bft", "sim.oracles.bft_reader", "sim.oracles.bft_reads", "sim.oracles.bft_rules"),
-    *("sim.oracles.bft_words",),
-    *("sim.virtual.bft_client", "sim.virtual.keys"),
-    *("sim.virtual.client", "sim.virtual.clock", "sim.virtual.disk", "sim.virtual.disk_file"),
-    *("sim.virtual.disk_lanes", "sim.virtual.healing", "sim.virtual.host", "sim.virtual.loss"),
-    *("sim.virtual.network", "sim.virtual.power", "sim.virtual.streams", "sim.virtual.timeline"),
-    *("sim.virtual.trace", "sim.virtual.watched", "sim.virtual.world"),
-)
-"""What is compiled. Not in it, because they must stay what Python makes of them: messages whose hints the wire format reads
-(those of Raft, most of the traffic, tell it what it needs); and whatever judges a run when it is over (`sim.check`,
-`sim.virtual.judge`), which holds a run against the log by rules that compiled code does not keep, such as the identity of a
-tuple."""
+    "consensus.bft": (
+        "base block certificates chain checkpoints committee core messages ordering pacemaker payload reads "
+        "receiving records recovery rules signing states sync tree votes voting"
+    ),
+    "node": (
+        "compaction digests disk effects gate held journal protocol queries replica requests segment "
+        "sessions signed snapshot state writes"
+    ),
+    "node.kv": "machine",
+    "sim.check": "history replay replicated",
+    "sim.faults": "running",
+    "sim.oracles": (
+        "bft bft_reader bft_reads bft_rules bft_words calm committed oracle promises raft standard"
+    ),
+    "sim.virtual": (
+        "bft_client client clock disk disk_file disk_lanes disk_rot healing host keys loss network power "
+        "streams timeline trace watched world"
+    ),
+}
+MODULES: Final = tuple(f"{package}.{name}" for package, names in _PACKAGES.items() for name in names.split())
+"""What is compiled. Of what judges a run when it is over, only that which takes a command at a time; the rest stays what Python
+makes of it. No module in it may ask for the identity of a tuple, or use a slice that has a name: compiled code keeps neither."""
 
 WATCHED: Final = (
     *("consensus", "consensus/raft", "consensus/bft", "node", "node/kv"),

@@ -4,7 +4,7 @@ expire, ask queries of every consistency; and keep the history that the checks r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
@@ -60,10 +60,6 @@ class Load:
     hang_ups: float = 0.02
     sleep: float = 0.0
     """Share of pauses in which a client sleeps through its session's life."""
-
-    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        # Made anew, not filled field by field: a frozen class that is compiled refuses that.
-        return Load, tuple(getattr(self, item.name) for item in fields(self))
 
 
 class Connection:

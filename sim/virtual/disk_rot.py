@@ -38,7 +38,8 @@ PARTS: Final = (
 _SEGMENT: Final = re.compile(r"(journal|archive)-(\d{16})\.seg")
 _SNAPSHOT: Final = re.compile(r"snapshot-(\d{16})\.snap")
 _SNAPSHOT_HEAD: Final = 46
-_MANIFEST_LENGTH: Final = slice(10, 14)
+_MANIFEST_LENGTH: Final = 10
+"""Where it stands in the head, in four bytes."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -162,7 +163,7 @@ def _of_snapshot(disk: MemoryDisk, name: str, newest: bool) -> list[Place]:
     if not newest:
         return [Place(name, "older snapshot", 0, disk.file(name).promised)]
     data = disk.contents(name)
-    end = _SNAPSHOT_HEAD + int.from_bytes(data[_MANIFEST_LENGTH], "little")
+    end = _SNAPSHOT_HEAD + int.from_bytes(data[_MANIFEST_LENGTH : _MANIFEST_LENGTH + 4], "little")
     found = [Place(name, "snapshot head", 0, _SNAPSHOT_HEAD), Place(name, "manifest", _SNAPSHOT_HEAD, end)]
     try:
         sizes = decode_manifest(data[_SNAPSHOT_HEAD:end]).sizes

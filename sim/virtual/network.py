@@ -8,7 +8,7 @@ a link without any takes the fast path. Each condition knows the fault that laid
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,10 +39,6 @@ class Weather:
     """Messages of one direction arrive in the order in which they were sent, as they do on one connection."""
     bulk: int = 10
     """Microseconds that a KiB takes on the bulk connection, on which snapshots travel."""
-
-    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        # Made anew, not filled field by field: a frozen class that is compiled refuses that.
-        return Weather, tuple(getattr(self, item.name) for item in fields(self))
 
 
 @dataclass(slots=True)

@@ -52,7 +52,7 @@ STOPPED = """
 import functools, signal
 from sim.native import use
 assert use() == "native", use()
-from sim.explore import worker
+from sim.explore.time_limit import Hung, limited
 from sim.virtual.timeline import Timeline
 
 timeline = Timeline()
@@ -61,10 +61,39 @@ again = functools.partial(timeline.at)
 again.__setstate__((timeline.at, (0, again), {}, {}))
 timeline.at(0, again)
 try:
-    with worker.limited(0.3):
+    with limited(0.3):
         timeline.run(1)
-except worker.Hung:
+except Hung:
     print("given up", timeline.now, timeline.events > 10_000)
+"""
+
+MESSAGES = """
+import sys
+if sys.argv[1] == "native":
+    from sim.native import use
+    assert use() == "native", use()
+import copy, msgpack, pickle
+import consensus.bft.messages, consensus.raft.messages, node.protocol
+from consensus.wire import WireError, _by_kind, decode, encode, kinds
+
+VALUES = [0, -1, 2**63, True, 1.5, None, b"", "", [], [0], [b""], [""], [None], {}, {"a": 1}]
+
+def takes(kind, place, fields, value):
+    try:
+        message = decode(msgpack.packb([kind, *fields[:place], value, *fields[place + 1:]]))
+    except (WireError, OverflowError) as error:
+        return str(error)
+    assert msgpack.unpackb(encode(message))[place + 1] == value
+    assert pickle.loads(pickle.dumps(message)) == message == copy.copy(message)
+    return repr(message)
+
+for kind, name in kinds().items():
+    cls, _, checks, names = _by_kind[kind]
+    fields = [next(value for value in VALUES if check(value)) for check in checks]
+    print(kind, name, names, repr(decode(msgpack.packb([kind, *fields]))))
+    for place in range(len(fields)):
+        for value in VALUES:
+            print(place, repr(value), takes(kind, place, fields, value))
 """
 
 SPAWNED = """
@@ -113,6 +142,13 @@ def test_compiled_and_interpreted_worlds_come_to_the_same_in_every_respect() -> 
     assert len({row["trace_hash"] for row in native[:COUNT]}) == COUNT
     assert sum(len(row["marks"]) for row in native) > 10 * COUNT
     assert any(row["notes"] for row in native)
+
+
+def test_compiled_messages_take_and_refuse_the_same_values_on_the_wire() -> None:
+    native = python("-c", MESSAGES, "native").splitlines()
+    assert native == python("-c", MESSAGES, "interpreted").splitlines()
+    assert sum("bad value" in line for line in native) > len(native) / 2
+    assert sum(line.startswith("5 AppendEntries") for line in native) == 1
 
 
 def test_a_compiled_loop_that_never_ends_is_given_up() -> None:
