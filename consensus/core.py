@@ -71,6 +71,11 @@ def entry_position(entry: bytes) -> tuple[int, int, int]:
     return _ENTRY.unpack_from(entry)
 
 
+def entry_kind(entry: bytes) -> int:
+    """The kind of an encoded entry that is whole."""
+    return entry[ENTRY_HEADER_SIZE - 1]
+
+
 def entry_payload(entry: bytes) -> bytes:
     """The payload of an encoded entry."""
     return entry[ENTRY_HEADER_SIZE:]

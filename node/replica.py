@@ -14,10 +14,10 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Final
 
-from consensus.core import Core, CoreView, EntryKind, NodeId, Out, RefusalCode, SnapshotMeta
+from consensus.core import Core, CoreView, EntryKind, NodeId, Out, RefusalCode, SnapshotMeta, entry_kind
 from consensus.marks import sometimes
 from node.compaction import Compaction
-from node.digests import DigestWatch, WaryDigestWatch
+from node.digests import KEPT, DigestWatch, WaryDigestWatch
 from node.disk import SNAPSHOT, Disk
 from node.effects import Connection, Effects
 from node.gate import Gate
@@ -52,6 +52,9 @@ __all__ = ["Connection", "Effects", "Replica", "Settings"]
 
 QUERIES_A_TURN: Final = 16
 """Queries answered in one turn: a storm of them must not keep heartbeats waiting."""
+_MARK: Final = int(EntryKind.DIGEST)
+MARKS_PASSED: Final = KEPT // 2 - 1
+"""Marks in a row at which digests are not compared, at most."""
 APPLY_BYTES_A_TURN: Final = 32 << 10
 """Bytes of committed entries applied in one turn, for the same reason; at least one entry."""
 
@@ -138,6 +141,7 @@ class Replica:
         self._clients: dict[Connection, None] = {}
         self._digest_at = 0
         self._digest_from = -1  # applied index behind the newest digest mark
+        self._marks_passed = 0  # since the last one at which digests were compared
         self._leads = False  # as `view` says
         self.started_at = 0
 
@@ -430,7 +434,7 @@ class Replica:
         while queue and budget > 0 and state.applied_index < last:
             entry = queue.popleft()
             budget -= len(entry)
-            for item in state.apply(entry):
+            for item in state.apply(entry, not self._passed_over(entry)):
                 kind = type(item)
                 if kind is Outcome or kind is Refused:
                     connection = self.writes.reply_to(item)  # type: ignore[arg-type]
@@ -449,6 +453,19 @@ class Replica:
 
     def _may_mark(self) -> bool:
         return self._leads and not self.stopping and self._digest_from != self.state.applied_index
+
+    def _passed_over(self, entry: bytes) -> bool:
+        """Whether `entry` is a mark at which nothing is compared: a later one is committed too, as when a log is run again
+        after a start, and a digest there says as much. Of very many marks every few are compared all the same, so that
+        a node which is behind for good is compared as well."""
+        if entry_kind(entry) != _MARK:
+            return False
+        if self._marks_passed < MARKS_PASSED and any(entry_kind(later) == _MARK for later in self._to_apply):
+            sometimes("a digest mark is passed over for a later one")
+            self._marks_passed += 1
+            return True
+        self._marks_passed = 0
+        return False
 
     def _digest_due(self, item: DigestDue, now: int) -> None:
         if item.snapshot and not self.quarantined:

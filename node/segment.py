@@ -35,7 +35,7 @@ _RECORD: Final = struct.Struct("<BI")
 BATCH_HEADER_SIZE: Final = _BATCH.size
 MAX_PAYLOAD: Final = (1 << 32) - 1
 MAX_KIND: Final = 255
-_ZEROS: Final = bytes(512)
+_ZEROS: Final = (bytes(8 << 10), bytes(512))
 
 
 @dataclass(slots=True, frozen=True)
@@ -211,8 +211,9 @@ def _used(data: bytes) -> int:
     """Bytes up to the last that is not zero."""
     end = len(data)
     # `rstrip` looks at every byte by itself, and most of a young segment is space that it has set aside.
-    while end > 0 and data.endswith(_ZEROS, 0, end):
-        end -= len(_ZEROS)
+    for zeros in _ZEROS:
+        while end > 0 and data.endswith(zeros, 0, end):
+            end -= len(zeros)
     return len(data[:end].rstrip(b"\0"))
 
 

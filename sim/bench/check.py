@@ -21,6 +21,7 @@ from consensus.core import EntryKind, encode_entry
 from node import kv
 from node.kv import KvMachine
 from node.sessions import commands_group, encode_block, open_group
+from sim import native
 from sim.bench.apply import environment
 from sim.check.formats import convert
 from sim.check.general import Outcome, check_history
@@ -344,7 +345,7 @@ def run(
     gc.collect()
     say("checking small histories by search")
     return {
-        "environment": environment(),
+        "environment": {**environment(), "modules": "native" if native.active() else "interpreted"},
         "seed": seed,
         "by_index": by_index,
         "general": [asdict(row) for row in measure_general(seed, budget_s)],

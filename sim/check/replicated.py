@@ -25,7 +25,7 @@ class NodeState:
     def apply(self, entry: bytes) -> list[Effect]:
         """Apply the next entry. Raises ValueError for another one."""
         index, _, kind = entry_position(entry)
-        applied = self._state.apply(entry)
+        applied = self._state.apply(entry, compare=False)
         if kind != EntryKind.BLOCK:
             return []
         commands: list[bytes] = []

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from random import Random
 from typing import Final
 
 from sim.faults.kind import Terrain
-from sim.faults.themes import Theme, crowd, hard_starts
+from sim.faults.themes import Theme, Themes, crowd, hard_starts
 
 _EAGER: Final = {"pause": (130_000, 400_000), "beat": 0, "batch": 5, "window": 12, "sleep": 0.0}
 
@@ -116,12 +115,7 @@ def unsigned_states(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
     return theme
 
 
-BFT_THEMES: Final[tuple[Callable[[Random, Terrain, list[int]], Theme], ...]] = (
-    blackouts,
-    behind_a_liar,
-    forked_rounds,
-    torn_fetches,
-    unsigned_states,
-    hard_starts,
-    crowd,
+BFT_THEMES: Final = Themes(
+    0.08,
+    (blackouts, behind_a_liar, forked_rounds, torn_fetches, unsigned_states, hard_starts, crowd),
 )

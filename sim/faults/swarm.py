@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from sim.faults import themes
 from sim.faults.catalogue import KINDS
 from sim.faults.fault import Fault
 from sim.faults.kind import FaultError, Terrain
+from sim.faults.themes import THEMES, Themes
 from sim.virtual import subjects
 from sim.virtual.client import Load
 from sim.virtual.network import Weather
@@ -114,12 +114,13 @@ def draw(seed: int, options: Options = Options()) -> Plan:
         oracles=options.oracles,
     )
     everything = not (options.kinds or options.without or vital) and len(names) > 2
-    return _themed(plan, rng, terrain, subject.themes) if everything and rng.random() < themes.SHARE else plan
+    themes = subject.themes or THEMES
+    return _themed(plan, rng, terrain, themes) if everything and rng.random() < themes.share else plan
 
 
-def _themed(plan: Plan, rng: Random, terrain: Terrain, fitting: tuple[themes.Draw, ...] | None) -> Plan:
+def _themed(plan: Plan, rng: Random, terrain: Terrain, themes: Themes) -> Plan:
     begins = [CALM + window * SPAN for window in range(WINDOWS)]
-    theme = rng.choice(themes.THEMES if fitting is None else fitting)(rng, terrain, begins)
+    theme = rng.choice(themes.draws)(rng, terrain, begins)
     return dataclasses.replace(
         plan,
         schedule=tuple(sorted(theme.faults, key=lambda fault: fault.at)),

@@ -1,5 +1,8 @@
 """Themes: combinations of faults that chance alone puts together too rarely. A small share of the seeds plays one of them, with
 times and victims drawn; each is there for branches of the code that the swarm was seen to miss.
+
+They are expensive: most have many snapshots, starts or commands, and take two to five times as long as another seed. So they
+come as often as their rarest branch needs, which is what their weights say, and no more.
 """
 
 from __future__ import annotations
@@ -11,9 +14,6 @@ from typing import Any, Final
 
 from sim.faults.fault import Fault
 from sim.faults.kind import Terrain
-
-SHARE: Final = 0.08
-"""Of the seeds that draw from all kinds."""
 
 
 @dataclass(slots=True)
@@ -189,13 +189,26 @@ def slow_elections(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
 Draw = Callable[[Random, Terrain, list[int]], Theme]
 """(stream, terrain, when the windows of faults begin) -> a theme."""
 
-THEMES: Final[tuple[Draw, ...]] = (
-    slow_fetch,
-    overtaken_fetch,
-    snapshot_before_journal,
-    two_leaders_snapshots,
-    caught_while_giving,
-    hard_starts,
-    slow_elections,
-    crowd,
+
+@dataclass(slots=True, frozen=True)
+class Themes:
+    """What the seeds of a protocol may play. `share`: of the seeds that draw from all kinds. `draws`: one of them is chosen; what
+    stands there several times is chosen that much more often."""
+
+    share: float
+    draws: tuple[Draw, ...]
+
+
+THEMES: Final = Themes(
+    0.062,
+    (
+        *[slow_fetch] * 11,
+        *[overtaken_fetch] * 20,
+        *[snapshot_before_journal] * 6,
+        *[two_leaders_snapshots] * 14,
+        *[caught_while_giving] * 10,
+        *[hard_starts] * 14,
+        *[slow_elections] * 18,
+        *[crowd] * 7,
+    ),
 )

@@ -107,6 +107,8 @@ class Client:
         self._following: dict[tuple[int, int, int], None] = {}
         self.done = 0
         self.active = True
+        self._in_a_hurry = False
+        """Its session has gone with writes in it, and it has not written in another one yet."""
         self.refusal = ""
         """The last one heard, for whoever wonders why nothing goes on."""
         for node in world.names:
@@ -326,6 +328,9 @@ class Client:
         self._return(operation, "ok")
         self.session, self.seq, self.low = message.session, 0, 0
         self.open, self.settled = {}, {}
+        if self._in_a_hurry:
+            self._in_a_hurry = False
+            self.act_once()
 
     def _outcome(self, message: Outcome) -> None:
         if message.session != self.session:
@@ -355,8 +360,12 @@ class Client:
         elif message.code == NO_QUORUM:
             self.leader = pick(self.rng, self.world.names)
         if message.code == UNKNOWN_SESSION and message.session == self.session:
-            # What is open stays of unknown outcome for ever.
+            # What is open stays of unknown outcome for ever. Whoever waits for it asks for something else at once: by the time
+            # of its next turn, a session that lives shortly may be gone again.
+            self._in_a_hurry = self.active and bool(self.open)
             self.session, self.open = None, {}
+            if self._in_a_hurry:
+                self._open()
 
     def _follow(self, refused: tuple[tuple[int, int, int], list[int]]) -> None:
         wanted, seqs = refused

@@ -20,6 +20,7 @@ from sim.oracles.oracle import Oracle
 from sim.virtual.streams import below
 
 if TYPE_CHECKING:
+    from sim.faults.themes import Themes
     from sim.virtual.plan import Plan
 
 
@@ -87,8 +88,8 @@ class ProtocolSubject:
     """How many nodes a seed has, where nobody says."""
     timing: Callable[[Random], dict[str, int]] = raft_draws
     """What a seed may draw for `Plan.timing`."""
-    themes: tuple[Callable[[Random, Any, list[int]], Any], ...] | None = None
-    """Themes that make sense for it (`sim.faults.themes`); None: all."""
+    themes: Themes | None = None
+    """What its seeds may play; None: what those of Raft do."""
     client: Callable[[Any, str], Any] | None = None
     """(world, name) -> a client, where the usual one does not do."""
     requests: Callable[[Plan], RequestCheck] | None = None

@@ -44,7 +44,7 @@ class WatchedState(ReplicatedState):
         super().__init__(machine, max_sessions)
         self._hooks = hooks
 
-    def apply(self, entry: bytes) -> list[Applied]:
+    def apply(self, entry: bytes, compare: bool = True) -> list[Applied]:
         for hook in self._hooks:
             hook(entry)
-        return super().apply(entry)
+        return super().apply(entry, compare)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from replica_bench import Bench
 from replica_world import SETTINGS, World
 
 from consensus.core import NEVER, EntryKind
+from node.digests import KEPT
 from node.disk import SNAPSHOT
+from node.effects import Effects
 from node.kv import KvMachine, append, get, put
 from node.protocol import ChunkRequest, Code, Consistency, DigestReport, OpenSession, Query, Submit
 from node.replica import Settings
@@ -69,6 +74,36 @@ def test_a_follower_that_is_the_odd_one_will_not_stand_for_election_either() -> 
     bench, report = marked()
     hear(bench, ("n2", other(report)), ("n3", other(report)))
     assert bench.core.heard[-1] == ("resign",)
+
+
+def indexes_reported(effects: Effects) -> list[int]:
+    return [message.index for to, message in effects.peers if type(message) is DigestReport and to == "n2"]
+
+
+def test_of_marks_that_are_committed_together_digests_are_compared_at_the_last() -> None:
+    bench = Bench()
+    entries = [bench.entry(open_group("elsewhere", 1))]
+    for nonce in range(5):
+        entries += [bench.entry(kind=EntryKind.DIGEST), bench.entry(open_group("elsewhere", nonce + 2))]
+    effects = bench.core_says(lambda out: out.committed.extend(entries))
+    assert bench.state.applied_index == 11
+    assert indexes_reported(effects) == [10]
+    assert indexes_reported(bench.commit(kind=EntryKind.DIGEST)) == [12]
+
+
+@given(runs=st.lists(st.integers(0, 12), min_size=1, max_size=8))
+def test_a_replica_that_is_behind_for_good_is_compared_every_few_marks_all_the_same(runs: list[int]) -> None:
+    bench = Bench()
+    bench.commit(open_group("elsewhere", 1))
+    compared = [bench.state.applied_index]
+    for marks in runs:  # committed together
+        entries = [bench.entry(kind=EntryKind.DIGEST) for _ in range(marks)]
+        found = indexes_reported(bench.core_says(lambda out, entries=entries: out.committed.extend(entries)))
+        compared += found
+        assert (found[-1:] == [bench.state.applied_index]) == (marks > 0)
+    gaps = [later - earlier for earlier, later in pairwise(compared)]
+    assert all(0 < gap <= KEPT // 2 for gap in gaps)
+    assert not any(gap == KEPT // 2 for gap in gaps) or max(runs) >= KEPT // 2
 
 
 def test_a_replica_that_applies_a_mark_late_is_measured_against_reports_that_came_before() -> None:

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from sim.bench import cluster
+from sim.bench import cluster, command
 from sim.bench.cluster import BenchError, Load, Plan
 
 ROOT = Path(__file__).parents[2]
 LOAD = Load("raft", 3, 1, 8.0, 9872, 1234.0, 1.0, 2.0, 3.0, 4.0, 0, "", 0, 0.0, 300.0, 1.0)
-
-
-def script() -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_script", ROOT / "scripts/bench.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -42,7 +31,7 @@ def script() -> types.ModuleType:
     ],
 )
 def test_bad_input_is_named_and_exits_with_two(arguments: list[str], words: str) -> None:
-    done = CliRunner().invoke(script().main, arguments)
+    done = CliRunner().invoke(command.main, arguments)
     assert done.exit_code == 2, done.output
     assert words in " ".join(done.stderr.split())
 
@@ -61,9 +50,8 @@ def test_a_folder_that_takes_no_file_is_named(tmp_path: Path, monkeypatch: pytes
     def refuse(**asked: object) -> None:
         raise OSError(28, "No space left on device", str(tmp_path))
 
-    module = script()
-    monkeypatch.setattr(module, "measure_cluster", refuse)
-    done = CliRunner().invoke(module.main, ["cluster", "--folder", str(tmp_path), "--json"])
+    monkeypatch.setattr(command, "measure_cluster", refuse)
+    done = CliRunner().invoke(command.main, ["cluster", "--folder", str(tmp_path), "--json"])
     assert done.exit_code == 1
     assert "No space left on device" in json.loads(done.stdout)["error"]
 
@@ -97,12 +85,11 @@ def test_a_load_that_shows_nothing_takes_no_figures_of_others_with_it(
 
     monkeypatch.setattr(cluster, "_measure_one", measured)
     monkeypatch.setattr(cluster, "apply_cost_us", lambda size: 1.0)
-    module = script()
-    done = CliRunner().invoke(module.main, ["cluster", "--protocol", "bft", "--json"])
+    done = CliRunner().invoke(command.main, ["cluster", "--protocol", "bft", "--json"])
     assert done.exit_code == 1
     found = json.loads(done.stdout)
     assert (len(found["loads"]), found["problems"]) == (1, ["no update was acknowledged"])
-    done = CliRunner().invoke(module.main, ["cluster", "--protocol", "bft"])
+    done = CliRunner().invoke(command.main, ["cluster", "--protocol", "bft"])
     assert done.exit_code == 1
     assert "1,234" in done.stdout
     assert "no update was acknowledged" in done.stderr
