@@ -195,6 +195,8 @@ class QueryDesk:
 
     def give_up(self, now: int) -> Iterable[tuple[Connection, QueryRefused]]:
         """Those whose patience has ended, with the reason."""
+        if now < self.deadline():
+            return
         for items in self._queues():
             late = [item for item in items if item.until <= now]
             if late:
@@ -245,9 +247,11 @@ class QueryDesk:
             due = self._not_before
         elif self._asked is None:
             due = max(self._not_before, self._next_pace)
-        for items in self._queues():
-            for item in items:
-                due = min(due, item.until)
+        if self._waiting or self._asked is not None or self.returned:
+            for items in self._queues():
+                for item in items:
+                    if item.until < due:
+                        due = item.until
         self._due = due = min(due, self.held.due)
         return due
 

@@ -113,8 +113,8 @@ class Session:
         self.high = 0
         """The highest number seen."""
         self.last_index = last_index
-        self.done: dict[int, tuple[int, int, bytes, bytes]] = {}
-        """seq -> (index, place, chain, result) of what took effect above `low`."""
+        self.done: dict[int, tuple[int, int, int, bytes, bytes]] = {}
+        """seq -> (seq, index, place, chain, result) of what took effect above `low`: the rows of a dump as they are."""
 
 
 def _unknown(name: int, seqs: list[int]) -> Refused:
@@ -215,7 +215,7 @@ class Sessions:
         answers: list[Outcome | Refused] = []
         for seq in seqs:
             if seq > low:
-                at, where, value, result = done[seq]
+                _, at, where, value, result = done[seq]
                 answers.append(Outcome(name, at, value, [seq], [where], [result]))
         forgotten = [seq for seq in seqs if seq <= low]
         if forgotten:
@@ -297,7 +297,7 @@ class Sessions:
             session.high = seqs[-1]
             done = session.done
             for seq, where, result in zip(seqs, places, results, strict=True):
-                done[seq] = (index, where, chain, result)
+                done[seq] = (seq, index, where, chain, result)
             answers: list[Outcome | Refused] = [Outcome(name, index, chain, seqs, places, results)]
         else:
             answers = self._apply_mixed(session, group, index, places, chain, apply)
@@ -331,9 +331,9 @@ class Sessions:
                 sometimes("a retried command is answered from memory")
             else:
                 (result,) = apply([command])
-                known = session.done[seq] = (index, place, chain, result)
+                known = session.done[seq] = (seq, index, place, chain, result)
                 session.high = max(session.high, seq)
-            at, where, value, result = known
+            _, at, where, value, result = known
             answers.append(Outcome(name, at, value, [seq], [where], [result]))
         if forgotten:
             answers.append(_forgotten(name, forgotten, session.low))
@@ -353,7 +353,7 @@ class Sessions:
     def dump(self) -> bytes:
         """The table as bytes; equal tables, equal bytes."""
         rows: list[list[Any]] = [
-            [name, s.low, s.high, s.last_index, [[seq, *known] for seq, known in sorted(s.done.items())]]
+            [name, s.low, s.high, s.last_index, [s.done[seq] for seq in sorted(s.done)]]
             for name, s in self._table.items()
         ]
         if self._newest:
@@ -371,7 +371,7 @@ class Sessions:
                 name, low, high, last_index, done = row[:5]
                 session = table[name] = Session(last_index, *row[5:])
                 session.low, session.high = low, high
-                session.done = {seen[0]: (seen[1], seen[2], seen[3], seen[4]) for seen in done}
+                session.done = {seen[0]: (seen[0], seen[1], seen[2], seen[3], seen[4]) for seen in done}
         except Exception as error:
             raise ValueError(f"no session table: {error}") from None
         self._table = table

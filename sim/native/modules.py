@@ -28,7 +28,7 @@ _PACKAGES: Final = {
         "sessions signed snapshot state writes"
     ),
     "node.kv": "machine",
-    "sim.check": "history replay replicated",
+    "sim.check": "claims history linear replay replicated",
     "sim.faults": "running",
     "sim.oracles": (
         "bft bft_reader bft_reads bft_rules bft_words calm committed oracle promises raft standard"

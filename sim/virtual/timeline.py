@@ -27,8 +27,8 @@ class Timeline:
         self.now = 0
         # The heap holds bare numbers, each time once: tuples are several times as slow to compare.
         self._times: list[Any] = []
-        self._at: dict[Any, list[Any]] = {}
-        """time -> its events, as action, argument, action, argument..."""
+        self._at: dict[Any, Any] = {}
+        """time -> its events, as action, argument, action, argument...: a tuple of the one that most times have, or a list."""
         self.events = 0
         """Events set so far."""
 
@@ -40,8 +40,10 @@ class Timeline:
         )
         events = self._at.get(time)
         if events is None:
-            self._at[time] = [action, argument]
+            self._at[time] = (action, argument)
             _push(self._times, time)
+        elif type(events) is tuple:
+            self._at[time] = [*events, action, argument]
         else:
             events.append(action)
             events.append(argument)
@@ -76,10 +78,10 @@ class Timeline:
                     if not happened % BREATH:
                         interruptible()
                     if done is not None and done():
-                        self._put_back(now, events[place:])
+                        self._put_back(now, [*events[place:]])
                         return True
             except BaseException:
-                self._put_back(now, events[place:])
+                self._put_back(now, [*events[place:]])
                 raise
         self.now = end
         return False
@@ -89,7 +91,7 @@ class Timeline:
         if not events:
             return
         if now in self._at:
-            self._at[now][:0] = events
+            self._at[now] = [*events, *self._at[now]]
         else:
             self._at[now] = events
             _push(self._times, now)
