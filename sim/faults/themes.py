@@ -74,8 +74,9 @@ def slow_fetch(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
 
 
 def overtaken_fetch(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
-    """Nodes take their snapshots at different times and write them slowly, while leaders fall: what one leader no longer has,
-    the next one still sends."""
+    """Nodes take their snapshots at different times, while leaders fall: what one leader no longer has, the next one still
+    sends. Either they write them very slowly, or what an earlier leader sent arrives late."""
+    late = rng.random() < 0.5
     theme = Theme(
         timing={"retain_bytes": 0, "uncommitted_bytes": 64 << 20},
         settings={
@@ -93,10 +94,13 @@ def overtaken_fetch(rng: Random, terrain: Terrain, begins: list[int]) -> Theme:
             shape = rng.choice(("one", "follower", "leader", "minority-third"))
             theme.add("partition", at + rng.randrange(300_000), 500_000, shape=shape)
         for at in range(begin, begin + 2_000_000, 700_000):
-            theme.add("disk slow", at, 900_000, node=rng.choice(nodes), times=rng.choice((20, 60)))
+            times = rng.choice((20, 60) if late else (60, 150))
+            theme.add("disk slow", at, 900_000, node=rng.choice(nodes), times=times)
         for at in range(begin, begin + 2_000_000, 400_000):
             node = rng.choice(("leader", "leader", *nodes))
             theme.add("kill", at + rng.randrange(200_000), 100_000, node=node, times=1, rest=20_000)
+        if late:
+            theme.add("reorder", begin, 2_400_000, links="all", rate=0.3, low=0, high=600_000)
     return theme
 
 
@@ -200,15 +204,15 @@ class Themes:
 
 
 THEMES: Final = Themes(
-    0.062,
+    0.058,
     (
-        *[slow_fetch] * 11,
-        *[overtaken_fetch] * 20,
+        *[slow_fetch] * 10,
+        *[overtaken_fetch] * 16,
         *[snapshot_before_journal] * 6,
         *[two_leaders_snapshots] * 14,
         *[caught_while_giving] * 10,
         *[hard_starts] * 14,
-        *[slow_elections] * 18,
+        *[slow_elections] * 16,
         *[crowd] * 7,
     ),
 )

@@ -39,8 +39,9 @@ _PACKAGES: Final = {
     ),
 }
 MODULES: Final = tuple(f"{package}.{name}" for package, names in _PACKAGES.items() for name in names.split())
-"""What is compiled. Of what judges a run when it is over, only that which takes a command at a time; the rest stays what Python
-makes of it. No module in it may ask for the identity of a tuple, or use a slice that has a name: compiled code keeps neither."""
+"""What is compiled. Of what judges a run when it is over, the checks by log index; the general checker and `sim.virtual.judge`
+stay what Python makes of them. No module in it may ask for the identity of a tuple, or use a slice that has a name: compiled code
+keeps neither."""
 
 WATCHED: Final = (
     *("consensus", "consensus/raft", "consensus/bft", "node", "node/kv"),
