@@ -48,6 +48,10 @@ class DigestWatch:
         self._marks: dict[int, dict[NodeId, tuple[bytes, bytes]]] = {}
         self._found: dict[tuple[NodeId | None, int], None] = {}
 
+    def knows(self, index: int) -> bool:
+        """Whether somebody has reported of the mark at `index`."""
+        return index in self._marks
+
     def add(self, sender: NodeId, report: DigestReport) -> list[Finding]:
         """Take in a report (`sender` may be this node); what it shows for the first time."""
         if sender not in self.members:
@@ -108,6 +112,9 @@ class WaryDigestWatch(DigestWatch):
     def __init__(self, node: NodeId, members: Sequence[NodeId]) -> None:
         super().__init__(node, members)
         self._said: dict[NodeId, dict[int, tuple[bytes, bytes]]] = {member: {} for member in members}
+
+    def knows(self, index: int) -> bool:
+        return any(index in said for said in self._said.values())
 
     def add(self, sender: NodeId, report: DigestReport) -> list[Finding]:
         said = self._said.get(sender)

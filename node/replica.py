@@ -17,7 +17,7 @@ from typing import Any, Final
 from consensus.core import Core, CoreView, EntryKind, NodeId, Out, RefusalCode, SnapshotMeta, entry_kind
 from consensus.marks import sometimes
 from node.compaction import Compaction
-from node.digests import KEPT, DigestWatch, WaryDigestWatch
+from node.digests import DigestWatch, WaryDigestWatch
 from node.disk import SNAPSHOT, Disk
 from node.effects import Connection, Effects
 from node.gate import Gate
@@ -53,8 +53,6 @@ __all__ = ["Connection", "Effects", "Replica", "Settings"]
 QUERIES_A_TURN: Final = 16
 """Queries answered in one turn: a storm of them must not keep heartbeats waiting."""
 _MARK: Final = int(EntryKind.DIGEST)
-MARKS_PASSED: Final = KEPT // 2 - 1
-"""Marks in a row at which digests are not compared, at most."""
 APPLY_BYTES_A_TURN: Final = 32 << 10
 """Bytes of committed entries applied in one turn, for the same reason; at least one entry."""
 
@@ -141,7 +139,8 @@ class Replica:
         self._clients: dict[Connection, None] = {}
         self._digest_at = 0
         self._digest_from = -1  # applied index behind the newest digest mark
-        self._marks_passed = 0  # since the last one at which digests were compared
+        # Up to here the log is run again after a start; where members may lie, marks are never passed over.
+        self._rerun_to = 0 if self._marked else self.view.last_index
         self._leads = False  # as `view` says
         self.started_at = 0
 
@@ -455,16 +454,14 @@ class Replica:
         return self._leads and not self.stopping and self._digest_from != self.state.applied_index
 
     def _passed_over(self, entry: bytes) -> bool:
-        """Whether `entry` is a mark at which nothing is compared: a later one is committed too, as when a log is run again
-        after a start, and a digest there says as much. Of very many marks every few are compared all the same, so that
-        a node which is behind for good is compared as well."""
-        if entry_kind(entry) != _MARK:
+        """Whether `entry` is a mark at which nothing is compared: the log is run again after a start, a later mark is committed
+        too, and nobody has reported of this one, so that a digest here would tell nothing that the later one does not."""
+        index = self.state.applied_index + 1
+        if index > self._rerun_to or entry_kind(entry) != _MARK or self.digests.knows(index):
             return False
-        if self._marks_passed < MARKS_PASSED and any(entry_kind(later) == _MARK for later in self._to_apply):
+        if any(entry_kind(later) == _MARK for later in self._to_apply):
             sometimes("a digest mark is passed over for a later one")
-            self._marks_passed += 1
             return True
-        self._marks_passed = 0
         return False
 
     def _digest_due(self, item: DigestDue, now: int) -> None:

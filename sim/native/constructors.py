@@ -5,7 +5,8 @@ dict. For a class of six fields that takes longer than all that the compiled cod
 in the source is compiled. What is added takes the place of the two empty lines behind a class, so that every line keeps its
 number.
 
-Such a class can no longer be made without arguments, as `pickle` and `copy` do: its `__reduce__` has them call the constructor.
+Such a class can no longer be made without arguments, as `pickle` and `copy` do: its `__reduce__` has them call the constructor,
+and `__post_init__` behind it once more.
 A class with a decorator of its own would not be compiled at all, and a compiled one forgets what its fields are lists of: where
 there is a `consensus.wire.register`, it is called behind everything else, with the types of all fields.
 """
@@ -79,7 +80,8 @@ def spell_out(path: Path) -> list[str]:
             continue
         lines[end : end + len(added)] = [" " * (found.node.col_offset + 4) + method for method in added]
         for call in found.register:
-            lines[call.lineno - 1] = ""
+            for line in range(call.lineno - 1, call.end_lineno or call.lineno):
+                lines[line] = ""
             kind = ast.unparse(call.args[0])
             hints = ", ".join(f'"{one.name}": {one.hint}' for one in found.fields)
             lines.append(f"register({kind}, {{{hints}}})({found.node.name})")
@@ -142,16 +144,20 @@ def _field(statement: ast.AnnAssign, text: str) -> _Field | None:
     if "default" in arguments:
         return _Field(name, hint, default=ast.unparse(arguments["default"]))
     if "default_factory" in arguments:
-        if _may_be_none(statement.annotation):
-            return None  # it stands for "not given"
+        if not _container(statement.annotation):
+            return None  # None stands for "not given"
         return _Field(name, hint, factory=ast.unparse(arguments["default_factory"]))
     return _Field(name, hint)
 
 
-def _may_be_none(hint: ast.expr) -> bool:
-    if isinstance(hint, ast.BinOp):
-        return _may_be_none(hint.left) or _may_be_none(hint.right)
-    return (isinstance(hint, ast.Constant) and hint.value is None) or _name(hint) in ("Any", "object")
+def _container(hint: ast.expr) -> bool:
+    """Whether a hint is plainly that of a container, which None is not."""
+    return _name(hint.value if isinstance(hint, ast.Subscript) else hint) in (
+        "list",
+        "dict",
+        "set",
+        "bytearray",
+    )
 
 
 def _on_one_line(expression: ast.expr, text: str) -> str:

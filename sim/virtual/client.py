@@ -108,7 +108,7 @@ class Client:
         self.done = 0
         self.active = True
         self._in_a_hurry = False
-        """Its session has gone with writes in it, and it has not written in another one yet."""
+        """Its session has gone with writes in it, and another one is not open yet."""
         self.refusal = ""
         """The last one heard, for whoever wonders why nothing goes on."""
         for node in world.names:

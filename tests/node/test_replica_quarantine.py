@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -12,12 +11,12 @@ from replica_bench import Bench
 from replica_world import SETTINGS, World
 
 from consensus.core import NEVER, EntryKind
-from node.digests import KEPT
 from node.disk import SNAPSHOT
 from node.effects import Effects
 from node.kv import KvMachine, append, get, put
 from node.protocol import ChunkRequest, Code, Consistency, DigestReport, OpenSession, Query, Submit
 from node.replica import Settings
+from node.requests import RequestCheck
 from node.sessions import PLACES, commands_group, decode_block, open_group
 from node.snapshot import make_manifest, write_ops
 
@@ -80,30 +79,39 @@ def indexes_reported(effects: Effects) -> list[int]:
     return [message.index for to, message in effects.peers if type(message) is DigestReport and to == "n2"]
 
 
-def test_of_marks_that_are_committed_together_digests_are_compared_at_the_last() -> None:
-    bench = Bench()
+def marks(bench: Bench, count: int) -> list[bytes]:
+    """An opening, and then marks, each with an opening behind it."""
     entries = [bench.entry(open_group("elsewhere", 1))]
-    for nonce in range(5):
+    for nonce in range(count):
         entries += [bench.entry(kind=EntryKind.DIGEST), bench.entry(open_group("elsewhere", nonce + 2))]
+    return entries
+
+
+@given(rerun_to=st.integers(0, 13))
+def test_of_marks_that_are_run_again_after_a_start_digests_are_compared_at_the_last(rerun_to: int) -> None:
+    bench = Bench(rerun_to=rerun_to)
+    entries = marks(bench, 5)  # at 2, 4, 6, 8 and 10
     effects = bench.core_says(lambda out: out.committed.extend(entries))
     assert bench.state.applied_index == 11
-    assert indexes_reported(effects) == [10]
+    assert indexes_reported(effects) == [index for index in (2, 4, 6, 8) if index > rerun_to] + [10]
     assert indexes_reported(bench.commit(kind=EntryKind.DIGEST)) == [12]
 
 
-@given(runs=st.lists(st.integers(0, 12), min_size=1, max_size=8))
-def test_a_replica_that_is_behind_for_good_is_compared_every_few_marks_all_the_same(runs: list[int]) -> None:
-    bench = Bench()
-    bench.commit(open_group("elsewhere", 1))
-    compared = [bench.state.applied_index]
-    for marks in runs:  # committed together
-        entries = [bench.entry(kind=EntryKind.DIGEST) for _ in range(marks)]
-        found = indexes_reported(bench.core_says(lambda out, entries=entries: out.committed.extend(entries)))
-        compared += found
-        assert (found[-1:] == [bench.state.applied_index]) == (marks > 0)
-    gaps = [later - earlier for earlier, later in pairwise(compared)]
-    assert all(0 < gap <= KEPT // 2 for gap in gaps)
-    assert not any(gap == KEPT // 2 for gap in gaps) or max(runs) >= KEPT // 2
+def test_a_mark_of_which_somebody_has_reported_is_never_passed_over() -> None:
+    bench = Bench(machine=Corrupting(0), rerun_to=20)
+    entries = marks(bench, 3)
+    theirs = DigestReport(4, b"\x01" * 32, bytes(32))
+    hear(bench, ("n2", theirs), ("n3", theirs))
+    effects = bench.core_says(lambda out: out.committed.extend(entries))
+    assert indexes_reported(effects) == [4, 6]
+    assert "index 4" in bench.replica.quarantined
+
+
+def test_where_members_may_lie_no_mark_is_passed_over() -> None:
+    bench = Bench(requests=RequestCheck("bench", lambda *_: True, KvMachine().check), rerun_to=20)
+    entries = [bench.entry(kind=EntryKind.DIGEST), bench.entry(kind=EntryKind.CHECKPOINT)]
+    entries += [bench.entry(kind=EntryKind.DIGEST)]
+    assert indexes_reported(bench.core_says(lambda out: out.committed.extend(entries))) == [1, 2, 3]
 
 
 def test_a_replica_that_applies_a_mark_late_is_measured_against_reports_that_came_before() -> None:

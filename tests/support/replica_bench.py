@@ -124,13 +124,16 @@ class Bench:
         machine: Machine | None = None,
         requests: RequestCheck | None = None,
         max_sessions: int = 4096,
+        rerun_to: int = 0,
     ) -> None:
+        """`rerun_to`: so far the log that was found at the start is said to go."""
         self.now = 1_000_000
         self.disk = MemoryDisk()
         self.identity = Identity("bench", "n1")
         self.disk.perform(Journal.create_ops(self.identity, 4096))
         self.journal, recovered = Journal.open(self.disk, self.identity, reserve=4096)
         self.core = ScriptedCore("n1") if requests is None else MarkedCore("n1", (*MEMBERS, "n4"))
+        self.core.view.last_index = rerun_to
         self.state = ReplicatedState(machine or KvMachine(), max_sessions)
         # As long as a test says nothing else, a node is not bothered by its own barriers and marks.
         settings = settings or Settings(barrier=NEVER, digest=NEVER)

@@ -61,7 +61,9 @@ class Checked:
             raise ValueError(f"{self.a} > {self.b}")
 
 
-@register(118)
+@register(
+    118,
+)
 @dataclass(slots=True)
 class Sent:
     a: int
@@ -93,6 +95,10 @@ LEFT_ALONE = [
     "@dataclass\nclass A:\n    a: ClassVar[int] = 1\n",
     "@dataclass\nclass A:\n    a: InitVar[int]\n",
     "@dataclass\nclass A:\n    a: list[int] | None = field(default_factory=list)\n",
+    "@dataclass\nclass A:\n    a: Optional[list[int]] = field(default_factory=list)\n",
+    "@dataclass\nclass A:\n    a: 'list[int] | None' = field(default_factory=list)\n",
+    "@dataclass\nclass A:\n    a: Numbers = field(default_factory=list)\n",
+    "@dataclass\nclass A:\n    _: KW_ONLY\n    a: int = field(kw_only=True)\n",
     "@dataclass\nclass A:\n    a: int = read()\n",
     "@dataclass\nclass A:\n    a: int\nB = 1\n",
     "@dataclass\nclass A:\n    a: int\n\nB = 1\n",
