@@ -11,12 +11,14 @@ from consensus.bft.payload import Payloads
 from consensus.bft.tree import Placed, Tree
 from consensus.raft.leading import Leading
 from sim.virtual import plan
-from sim.virtual.client import Client
 from sim.virtual.world import LIVENESS, OK, World
 
 # bft-snapshots-that-nobody-else-has-signed: nodes kept their two newest snapshots only, and of the one that a quorum had signed
 # nobody had any. That it is kept is shown by tests/node/test_replica_snapshots.py: since clients ask for one entry at a time
 # this plan comes through without that, too.
+# a-short-session-*: sessions live for 1.2 s, clients take their turns a second apart, and two of five nodes are dark. Whoever
+# opened another session only in its next turn, and wrote in the one after that, found it gone again if it had asked a dark node
+# first. The luck that this takes goes with every change of what is sent; tests/sim/virtual/test_virtual_world.py has the cause.
 PLANS = sorted((Path(__file__).parent / "plans").glob("*.json"))
 
 
@@ -45,24 +47,6 @@ def test_a_snapshot_that_reached_the_kernel_may_stand_where_a_conflicting_tail_w
     result = World(plan.loads(path.read_text(encoding="utf-8"))).run()
     assert result.outcome == OK, result.text
     assert result.marks["a snapshot is installed, and a conflicting tail goes"] >= 1
-
-
-@pytest.mark.parametrize(
-    "name", ["a-short-session-and-a-client-that-wanders", "a-short-session-and-a-leader-that-is-paused"]
-)
-def test_a_client_that_lost_its_session_would_lose_the_next_before_its_turn_came(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Sessions live for 1.2 s, clients take their turns a second apart, and two of the five nodes are dark. Whoever only opens
-    another session in its next turn and writes in the one after that finds it gone again, if it asks a dark node first."""
-    monkeypatch.setattr(
-        Client, "_in_a_hurry", property(lambda self: False, lambda self, value: None), raising=False
-    )
-    result = World(
-        plan.loads((Path(__file__).parent / "plans" / f"{name}.json").read_text(encoding="utf-8"))
-    ).run()
-    assert result.outcome == LIVENESS
-    assert "was never opened or has expired" in result.text
 
 
 def test_a_candidates_request_may_leave_when_the_end_of_its_log_came_and_went_in_one_sync() -> None:

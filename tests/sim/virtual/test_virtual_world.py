@@ -14,6 +14,7 @@ import pytest
 from consensus.core import NEVER, Out
 from consensus.raft import RaftCore
 from node.kv import KvMachine
+from node.protocol import Code, Refused
 from sim.faults.fault import Fault
 from sim.faults.kind import FaultError
 from sim.faults.swarm import Options, draw
@@ -311,3 +312,23 @@ def test_an_age_is_read_from_its_nodes_clock_and_judged_by_the_slowest_that_cloc
         assert run(each).outcome == OK
     monkeypatch.setattr(judge, "_in_world_time", lambda world: world.history)
     assert {run(each).oracle for each in plans} >= {"history: ages true"}
+
+
+def test_a_client_whose_session_has_gone_asks_for_another_and_for_something_at_once() -> None:
+    """Its turns are a minute apart: by the next one, a session that lives shortly would be gone again."""
+    load = Load(pause=(60_000_000, 60_000_000), queries=0.0, hang_ups=0.0, wander=0.0)
+    world = World(replace(SHORT, clients=1, load=load))
+    world.begin()
+    (client,) = world.clients
+    world.timeline.run(2_000_000)
+    first = client.session
+    assert first is not None
+    client.write_once()
+    (seq,) = client.open
+    gone = Refused(0, first, [seq], int(Code.UNKNOWN_SESSION), "it has expired", None)
+    client.hear((client.connections[client.leader], gone))
+    assert client.opening is not None
+    assert client.done == 0
+    world.timeline.run(3_000_000)
+    assert client.session not in (None, first)
+    assert client.done > 0
